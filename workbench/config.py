@@ -1,0 +1,67 @@
+"""Configurations: frozen, flat dataclasses that travel as JSON and refuse unknown keys.
+
+pydantic checks types and ranges; the dataclasses themselves stay plain. Every complaint is one
+line that names the key, the value and what would be right.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from workbench.errors import ConfigError
+from workbench.registry import unknown
+
+C = TypeVar("C")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as a JSON-ready dictionary (tuples become lists)."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str) -> C:
+    """A configuration of type `cls` from JSON data; `where` names it in messages.
+
+    Raises `ConfigError` for an unknown key (with the nearest known one) or a value of the
+    wrong type or outside its range.
+    """
+    _refuse_unknown(cls, data, where)
+    return _validate(cls, dict(data), where=where)
+
+
+def override(config: C, settings: Mapping[str, str], *, where: str) -> C:
+    """The configuration with some fields set from text (`--set lr=0.01`); `none` means None.
+
+    Raises `ConfigError` as `from_dict` does.
+    """
+    cls = type(config)
+    _refuse_unknown(cls, settings, where)
+    values = {key: None if text.lower() == "none" else text for key, text in settings.items()}
+    return _validate(cls, {**to_dict(config), **values}, where=where)
+
+
+def keys(cls: type[Any]) -> list[str]:
+    """The keys that a configuration of this type has."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _refuse_unknown(cls: type[Any], data: Mapping[str, Any], where: str) -> None:
+    for key in data:
+        if key not in keys(cls):
+            raise ConfigError(unknown(f"{where} key", key, keys(cls)))
+
+
+def _validate(cls: type[C], data: dict[str, Any], *, where: str) -> C:
+    adapter = pydantic.TypeAdapter(cls, config=None)
+    try:
+        return adapter.validate_python(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "value"
+        raise ConfigError(f"{where} {key} = {first['input']!r}: {first['msg']}") from None

@@ -1,0 +1,45 @@
+"""Every error the Workbench raises on purpose: what went wrong, what was got, how to mend it.
+
+All of them derive from `WorkbenchError`. The command line prints the message on one
+line and exits with status 2; anything else that escapes is our fault and exits with 1.
+"""
+
+
+class WorkbenchError(Exception):
+    """The user's mistake, or a file that cannot be trusted; the message says how to mend it."""
+
+
+class UnknownName(WorkbenchError):
+    """A task, recipe, mechanism, hook or key that is not registered."""
+
+
+class ConfigError(WorkbenchError):
+    """A configuration with an unknown key, or a value outside its range."""
+
+
+class TaskError(WorkbenchError):
+    """A task that cannot exist (composite p), or an input outside its domain."""
+
+
+class PairError(WorkbenchError):
+    """Clean and corrupted inputs that do not form a pair."""
+
+
+class WeightsError(WorkbenchError):
+    """Weights whose names, shapes, dtypes or values do not fit the configuration."""
+
+
+class HookError(WorkbenchError):
+    """A hook name that this network does not have, or one that never fired."""
+
+
+class RunError(WorkbenchError):
+    """A run directory that is missing, incomplete, damaged, locked or from a newer version."""
+
+
+class TrainingError(WorkbenchError):
+    """Training that diverged or collapsed."""
+
+
+class DeviceError(WorkbenchError):
+    """A device that was asked for and is not there."""

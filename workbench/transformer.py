@@ -1,0 +1,466 @@
+"""The transformer: one functional forward pass with taps, for one network or many at once.
+
+`forward(params, tokens, config)` is what training, patching, probing and the app all call.
+Parameters are a plain dictionary named as TransformerLens names them (`embed.W_E`,
+`blocks.0.attn.W_Q` ...). When every parameter has one more leading axis (`seed`), many networks
+run together and every activation carries that axis first.
+
+Conventions: rows times matrices (`x @ W`); pre-norm blocks (`x + attn(ln1(x))`, then
+`x + mlp(ln2(x))`); learned absolute positions; scores divided by sqrt(d_head);
+pattern = attention_rate * softmax(scores) + (1 - attention_rate) on the visible positions
+(Zhong et al. 2023, arXiv:2306.17844, section 4). A bias that is absent counts as zero.
+
+Activations carry TransformerLens' hook names and layouts: q, k, v, z `[batch, pos, head, d_head]`,
+pattern and scores `[batch, head, query, key]`, result `[batch, pos, head, d_model]`.
+
+Two savings never change a value beyond rounding: with `positions`, the last block computes
+queries, MLP and unembedding only there; and when nothing upstream is tapped or edited, the first
+block's keys and values are computed once per (token, position) and gathered.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from workbench.errors import HookError, WeightsError
+from workbench.registry import unknown
+
+Params = dict[str, Tensor]
+"""Parameters by TransformerLens name; each may have a leading `seed` axis, all or none."""
+
+Edit = Callable[[Tensor], Tensor]
+"""What an intervention does to one activation: takes it, returns its replacement (same shape)."""
+
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape of a transformer. `d_mlp = 0` is attention only."""
+
+    n_layers: Annotated[int, Field(ge=1)]
+    n_heads: Annotated[int, Field(ge=1)]
+    d_model: Annotated[int, Field(ge=1)]
+    d_head: Annotated[int, Field(ge=1)]
+    d_mlp: Annotated[int, Field(ge=0)]
+    d_vocab: Annotated[int, Field(ge=2)]
+    d_vocab_out: Annotated[int, Field(ge=2)]
+    n_ctx: Annotated[int, Field(ge=1)]
+    act_fn: Literal["relu", "gelu"] = "relu"
+    normalization: Literal["LN"] | None = None
+    attention_dir: Literal["causal", "bidirectional"] = "causal"
+    attention_rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+    attn_biases: bool = False
+    mlp_biases: bool = True
+    unembed_bias: bool = False
+
+
+class Forward(NamedTuple):
+    """What a forward pass returns."""
+
+    logits: Float[Tensor, "*seed batch pos d_vocab_out"]
+    activations: dict[str, Tensor]
+    """The tapped activations, by hook name."""
+
+
+def param_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter of a network of this configuration, in order."""
+    d, heads, d_head, d_mlp = config.d_model, config.n_heads, config.d_head, config.d_mlp
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.W_E": (config.d_vocab, d),
+        "pos_embed.W_pos": (config.n_ctx, d),
+    }
+    for layer in range(config.n_layers):
+        block = f"blocks.{layer}"
+        if config.normalization == "LN":
+            shapes |= {f"{block}.ln1.w": (d,), f"{block}.ln1.b": (d,)}
+        for letter in "QKV":
+            shapes[f"{block}.attn.W_{letter}"] = (heads, d, d_head)
+        shapes[f"{block}.attn.W_O"] = (heads, d_head, d)
+        if config.attn_biases:
+            shapes |= {f"{block}.attn.b_{letter}": (heads, d_head) for letter in "QKV"}
+            shapes[f"{block}.attn.b_O"] = (d,)
+        if d_mlp == 0:
+            continue
+        if config.normalization == "LN":
+            shapes |= {f"{block}.ln2.w": (d,), f"{block}.ln2.b": (d,)}
+        shapes |= {f"{block}.mlp.W_in": (d, d_mlp), f"{block}.mlp.W_out": (d_mlp, d)}
+        if config.mlp_biases:
+            shapes |= {f"{block}.mlp.b_in": (d_mlp,), f"{block}.mlp.b_out": (d,)}
+    if config.normalization == "LN":
+        shapes |= {"ln_final.w": (d,), "ln_final.b": (d,)}
+    shapes["unembed.W_U"] = (d, config.d_vocab_out)
+    if config.unembed_bias:
+        shapes["unembed.b_U"] = (config.d_vocab_out,)
+    return shapes
+
+
+def n_params(config: ModelConfig) -> int:
+    """How many numbers a network of this configuration has."""
+    return sum(math.prod(shape) for shape in param_shapes(config).values())
+
+
+def init_params(config: ModelConfig, generator: torch.Generator, *, scale: float = 1.0) -> Params:
+    """Fresh parameters: matrices Gaussian of standard deviation scale / sqrt(d_model).
+
+    Biases start at zero and LayerNorm at the identity. Drawn on the CPU in float32, in the
+    order of `param_shapes`, so that a seed means the same network on every device.
+    """
+    std = scale / math.sqrt(config.d_model)
+    params: Params = {}
+    for name, shape in param_shapes(config).items():
+        leaf = name.rsplit(".", 1)[1]
+        if leaf == "w":
+            params[name] = torch.ones(shape)
+        elif leaf.startswith("b"):
+            params[name] = torch.zeros(shape)
+        else:
+            params[name] = torch.randn(shape, generator=generator) * std
+    return params
+
+
+def check_params(params: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raise `WeightsError` unless names, shapes and dtypes fit `config` and all is finite."""
+    expected = param_shapes(config)
+    missing, extra = expected.keys() - params.keys(), params.keys() - expected.keys()
+    if missing or extra:
+        raise WeightsError(
+            f"weights do not match the configuration: missing {sorted(missing) or 'none'}, "
+            f"unexpected {sorted(extra) or 'none'}; check n_layers, d_mlp, normalization, biases"
+        )
+    for name, shape in expected.items():
+        tensor = params[name]
+        if tuple(tensor.shape) != shape:
+            raise WeightsError(
+                f"weights {name}: shape {list(tensor.shape)}, the configuration says {list(shape)}"
+            )
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise WeightsError(f"weights {name}: dtype {tensor.dtype}; convert to float32")
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"weights {name}: NaN or Inf inside; export the network again")
+
+
+def stack(networks: Sequence[Mapping[str, Tensor]]) -> Params:
+    """Several networks of one configuration as one, along a new leading `seed` axis."""
+    return {name: torch.stack([params[name] for params in networks]) for name in networks[0]}
+
+
+def unstack(params: Mapping[str, Tensor]) -> list[Params]:
+    """The inverse of `stack`."""
+    n_seeds = next(iter(params.values())).shape[0]
+    return [{name: tensor[i] for name, tensor in params.items()} for i in range(n_seeds)]
+
+
+def hook_names(config: ModelConfig) -> list[str]:
+    """Every hook name that a network of this configuration has, in the order they fire."""
+    names = ["hook_embed", "hook_pos_embed"]
+    for layer in range(config.n_layers):
+        block = f"blocks.{layer}"
+        names.append(f"{block}.hook_resid_pre")
+        names += [
+            f"{block}.attn.hook_{part}"
+            for part in ("q", "k", "v", "attn_scores", "pattern", "z", "result")
+        ]
+        names.append(f"{block}.hook_attn_out")
+        if config.d_mlp:
+            names += [f"{block}.hook_resid_mid", f"{block}.mlp.hook_pre"]
+            names += [f"{block}.mlp.hook_post", f"{block}.hook_mlp_out"]
+        names.append(f"{block}.hook_resid_post")
+    return names
+
+
+def forward(
+    params: Params,
+    tokens: Int[Tensor, "*seed batch pos"],
+    config: ModelConfig,
+    *,
+    positions: Sequence[int] | None = None,
+    taps: Collection[str] = (),
+    edits: Mapping[str, Edit] | None = None,
+) -> Forward:
+    """Run one network, or many along a leading `seed` axis of every parameter.
+
+    Args:
+        params: as `param_shapes`, each with or without a leading `seed` axis.
+        tokens: `[batch, pos]`, shared by all networks, or `[seed, batch, pos]`.
+        positions: where logits are wanted (all when None). In the last block everything that
+            reads only its own position (q, scores, z, MLP ...) exists at these alone.
+        taps: hook names whose activations to return.
+        edits: hook name -> function that replaces the activation. Edits act before taps read.
+
+    Raises `HookError` for a hook name that this network does not have.
+    """
+    edits = edits or {}
+    known = set(hook_names(config))
+    for name in (*taps, *edits):
+        if name not in known:
+            raise HookError(unknown("hook", name, known))
+    stacked = params["embed.W_E"].ndim == 3
+    if stacked and tokens.ndim == 2:
+        tokens = tokens.expand(params["embed.W_E"].shape[0], *tokens.shape)
+    run = _Run(params, config, frozenset(taps), edits, {})
+    where = None if positions is None else [*positions]
+    lean = config.n_layers == 1 and _table_pays(run, tokens)
+    residual = _embed(run, tokens, where if lean else None)
+    for layer in range(config.n_layers):
+        queries = where if layer == config.n_layers - 1 else None
+        residual = _block(run, layer, residual, tokens, queries)
+    residual = _layer_norm(run, "ln_final", residual)
+    logits = _linear(residual, params["unembed.W_U"], params.get("unembed.b_U"))
+    return Forward(logits, run.activations)
+
+
+def residual_writers(
+    params: Params, tokens: Int[Tensor, "*seed batch pos"], config: ModelConfig
+) -> tuple[list[str], Float[Tensor, "writer *seed batch pos d_model"]]:
+    """The final residual stream as a sum: every writer's name and what it wrote.
+
+    Writers are `embed`, `pos_embed`, `a{layer}.h{head}`, `a{layer}.bias` (only where the
+    attention output has a bias) and `m{layer}`. Their sum is the last `hook_resid_post`.
+    """
+    taps = [name for name in hook_names(config) if name.endswith(_WRITER_HOOKS)]
+    activations = forward(params, tokens, config, taps=taps).activations
+    names, written = ["embed", "pos_embed"], [activations["hook_embed"]]
+    written.append(activations["hook_pos_embed"].expand_as(written[0]))
+    for layer in range(config.n_layers):
+        result = activations[f"blocks.{layer}.attn.hook_result"]
+        for head in range(config.n_heads):
+            names.append(f"a{layer}.h{head}")
+            written.append(result[..., head, :])
+        bias = params.get(f"blocks.{layer}.attn.b_O")
+        if bias is not None:
+            names.append(f"a{layer}.bias")
+            written.append(bias[..., None, None, :].expand_as(written[0]))
+        if config.d_mlp:
+            names.append(f"m{layer}")
+            written.append(activations[f"blocks.{layer}.hook_mlp_out"])
+    return names, torch.stack(written)
+
+
+_WRITER_HOOKS = ("hook_embed", "hook_pos_embed", "hook_result", "hook_mlp_out")
+
+
+class _Run(NamedTuple):
+    """One forward pass under way: what it reads, and what it has recorded."""
+
+    params: Params
+    config: ModelConfig
+    taps: frozenset[str]
+    edits: Mapping[str, Edit]
+    activations: dict[str, Tensor]
+
+    def at(self, name: str, value: Tensor) -> Tensor:
+        """Pass an activation through its hook: edit it, record it, hand it on."""
+        if name in self.edits:
+            edited = self.edits[name](value)
+            if edited.shape != value.shape:
+                raise HookError(
+                    f"the edit at {name} returned shape {list(edited.shape)}, "
+                    f"it must keep {list(value.shape)}"
+                )
+            value = edited
+        if name in self.taps:
+            self.activations[name] = value
+        return value
+
+    def watched(self, *names: str) -> bool:
+        """Whether any of these hooks is tapped or edited."""
+        return any(name in self.taps or name in self.edits for name in names)
+
+
+def _embed(run: _Run, tokens: Tensor, positions: list[int] | None) -> Tensor:
+    """The first residual stream, at all positions or at some."""
+    where = list(range(tokens.shape[-1])) if positions is None else positions
+    read = tokens if positions is None else tokens[..., positions]
+    embedded = run.at("hook_embed", _gather_rows(run.params["embed.W_E"], read))
+    positional = run.params["pos_embed.W_pos"][..., None, where, :].expand_as(embedded)
+    return embedded + run.at("hook_pos_embed", positional)
+
+
+def _block(
+    run: _Run, layer: int, residual: Tensor, tokens: Tensor, queries: list[int] | None
+) -> Tensor:
+    """One block; with `queries`, only those positions come out."""
+    name = f"blocks.{layer}"
+    residual = run.at(f"{name}.hook_resid_pre", residual)
+    if layer == 0 and _table_pays(run, tokens):
+        q, k, v = _gather_queries_keys_values(run, tokens, queries)
+    else:
+        normed = _layer_norm(run, f"{name}.ln1", residual)
+        q = _heads(run, layer, "Q", normed if queries is None else normed[..., queries, :])
+        k, v = _heads(run, layer, "K", normed), _heads(run, layer, "V", normed)
+    if queries is not None and residual.shape[-2] != len(queries):
+        residual = residual[..., queries, :]
+    residual = residual + _attention(run, layer, q, k, v, queries)
+    if run.config.d_mlp:
+        residual = run.at(f"{name}.hook_resid_mid", residual)
+        residual = residual + _mlp(run, layer, residual)
+    return run.at(f"{name}.hook_resid_post", residual)
+
+
+def _table_pays(run: _Run, tokens: Tensor) -> bool:
+    """Whether the first block may read a table over (position, token): nobody looks upstream."""
+    upstream = ("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre")
+    return tokens.shape[-2] > run.config.d_vocab and not run.watched(*upstream)
+
+
+def _gather_queries_keys_values(
+    run: _Run, tokens: Tensor, queries: list[int] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """First-block q, k, v computed once per (position, token) and gathered for each input."""
+    n_pos = tokens.shape[-1]
+    embed = rearrange(run.params["embed.W_E"], "... token d_model -> ... 1 token d_model")
+    positional = run.params["pos_embed.W_pos"][..., :n_pos, :]
+    table = embed + rearrange(positional, "... pos d_model -> ... pos 1 d_model")
+    normed = _layer_norm(run, "blocks.0.ln1", table)
+    rows = tokens + torch.arange(n_pos, device=tokens.device) * run.config.d_vocab
+
+    def gather(letter: str, wanted: Tensor) -> Tensor:
+        heads = _heads(run, 0, letter, normed)
+        flat = rearrange(heads, "... pos token head e -> ... (pos token) (head e)")
+        gathered = _gather_rows(flat, wanted)
+        return rearrange(gathered, "... (head e) -> ... head e", head=run.config.n_heads)
+
+    read = rows if queries is None else rows[..., queries]
+    return gather("Q", read), gather("K", rows), gather("V", rows)
+
+
+def _attention(
+    run: _Run, layer: int, q: Tensor, k: Tensor, v: Tensor, queries: list[int] | None
+) -> Tensor:
+    name, config = f"blocks.{layer}", run.config
+    attn = f"{name}.attn"
+    q, k, v = run.at(f"{attn}.hook_q", q), run.at(f"{attn}.hook_k", k), run.at(f"{attn}.hook_v", v)
+    scores = _scores(q, k) / math.sqrt(config.d_head)
+    hidden = None
+    if config.attention_dir == "causal":
+        n_key = k.shape[-3]
+        key = torch.arange(n_key, device=scores.device)
+        query = key if queries is None else torch.tensor(queries, device=scores.device)
+        hidden = key > query[:, None]
+        scores = scores.masked_fill(hidden, -torch.inf)
+    scores = run.at(f"{attn}.hook_attn_scores", scores)
+    pattern = scores.softmax(-1)
+    if config.attention_rate != 1.0:
+        uniform = torch.ones_like(pattern) if hidden is None else (~hidden).to(pattern.dtype)
+        pattern = config.attention_rate * pattern + (1 - config.attention_rate) * uniform
+    pattern = run.at(f"{attn}.hook_pattern", pattern)
+    z = run.at(f"{attn}.hook_z", _mix(pattern, v))
+    return run.at(f"{name}.hook_attn_out", _attention_out(run, layer, z))
+
+
+SHORT_CONTEXT = 16
+"""Up to this many (query, key) pairs, broadcasting beats thousands of tiny matrix products."""
+
+
+def _scores(
+    q: Float[Tensor, "*lead query head d_head"], k: Float[Tensor, "*lead key head d_head"]
+) -> Float[Tensor, "*lead head query key"]:
+    if q.shape[-3] * k.shape[-3] > SHORT_CONTEXT:
+        return einsum(q, k, "... query head e, ... key head e -> ... head query key")
+    products = (q[..., :, None, :, :] * k[..., None, :, :, :]).sum(-1)
+    return rearrange(products, "... query key head -> ... head query key")
+
+
+def _mix(
+    pattern: Float[Tensor, "*lead head query key"], v: Float[Tensor, "*lead key head d_head"]
+) -> Float[Tensor, "*lead query head d_head"]:
+    if pattern.shape[-2] * pattern.shape[-1] > SHORT_CONTEXT:
+        return einsum(pattern, v, "... head query key, ... key head e -> ... query head e")
+    weights = rearrange(pattern, "... head query key -> ... query key head 1")
+    return (weights * v[..., None, :, :, :]).sum(-3)
+
+
+def _attention_out(run: _Run, layer: int, z: Tensor) -> Tensor:
+    """Heads to the residual stream; per head only when somebody looks."""
+    name = f"blocks.{layer}.attn"
+    W_O, bias = run.params[f"{name}.W_O"], run.params.get(f"{name}.b_O")
+    if run.watched(f"{name}.hook_result"):
+        result = einsum(z, W_O, "... pos head e, ... head e d -> ... pos head d")
+        out = run.at(f"{name}.hook_result", result).sum(-2)
+        return out if bias is None else out + bias[..., None, None, :]
+    return _linear(
+        rearrange(z, "... head e -> ... (head e)"),
+        rearrange(W_O, "... head e d -> ... (head e) d"),
+        bias,
+    )
+
+
+def _mlp(run: _Run, layer: int, residual: Tensor) -> Tensor:
+    name, params = f"blocks.{layer}", run.params
+    W_in, W_out = params[f"{name}.mlp.W_in"], params[f"{name}.mlp.W_out"]
+    n_pos = residual.shape[-2]
+    flat = _flatten(_layer_norm(run, f"{name}.ln2", residual))
+    pre = _affine(flat, W_in, params.get(f"{name}.mlp.b_in"))
+    watched = run.watched(f"{name}.mlp.hook_pre")
+    if watched:
+        pre = _flatten(run.at(f"{name}.mlp.hook_pre", _unflatten(pre, n_pos)))
+    relu = run.config.act_fn == "relu"
+    post = F.relu(pre, inplace=not watched) if relu else F.gelu(pre)
+    if run.watched(f"{name}.mlp.hook_post"):
+        post = _flatten(run.at(f"{name}.mlp.hook_post", _unflatten(post, n_pos)))
+    out = _affine(post, W_out, params.get(f"{name}.mlp.b_out"))
+    return run.at(f"{name}.hook_mlp_out", _unflatten(out, n_pos))
+
+
+def _heads(run: _Run, layer: int, letter: str, x: Tensor) -> Tensor:
+    """Project the residual stream to one of Q, K, V: `[..., pos, head, d_head]`."""
+    name = f"blocks.{layer}.attn"
+    bias = run.params.get(f"{name}.b_{letter}")
+    flat = _linear(
+        x,
+        rearrange(run.params[f"{name}.W_{letter}"], "... head d e -> ... d (head e)"),
+        None if bias is None else rearrange(bias, "... head e -> ... (head e)"),
+    )
+    return rearrange(flat, "... (head e) -> ... head e", head=run.config.n_heads)
+
+
+def _layer_norm(run: _Run, name: str, x: Tensor) -> Tensor:
+    """LayerNorm (Ba et al. 2016) with TransformerLens' eps; the identity where there is none."""
+    if run.config.normalization is None:
+        return x
+    w, b = (run.params[f"{name}.{part}"] for part in "wb")
+    x = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
+    return x * w[..., None, None, :] + b[..., None, None, :]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`x @ weight + bias` for x `[*seed, batch, pos, d_in]`, weight `[*seed, d_in, d_out]`."""
+    return _unflatten(_affine(_flatten(x), weight, bias), x.shape[-2])
+
+
+def _affine(flat: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`flat @ weight + bias` for flat `[*seed, row, d_in]`, weight `[*seed, d_in, d_out]`."""
+    if bias is None:
+        return flat @ weight
+    if weight.ndim == 2:
+        return torch.addmm(bias, flat, weight)
+    return torch.baddbmm(bias[:, None], flat, weight)
+
+
+def _flatten(x: Tensor) -> Tensor:
+    return rearrange(x, "... batch pos d -> ... (batch pos) d")
+
+
+def _unflatten(flat: Tensor, n_pos: int) -> Tensor:
+    return rearrange(flat, "... (batch pos) d -> ... batch pos d", pos=n_pos)
+
+
+def _gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """`table[rows]` for table `[*seed, row, d]` and rows `[*seed, batch, pos]`.
+
+    Through `embedding`, whose backward pass sums in a fixed order on the CPU.
+    """
+    if table.ndim == 3:
+        n_seeds, n_rows, _ = table.shape
+        offset = torch.arange(n_seeds, device=rows.device)[:, None, None] * n_rows
+        rows, table = rows + offset, table.flatten(0, 1)
+    return F.embedding(rows, table)
