@@ -58,11 +58,11 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self._package}.{module.name}")
+        self._discovered = True  # last: a failed import is raised again, and threads wait for it
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -32,19 +32,19 @@ MAX_DOMAIN = 2**21
 
 
 class CyclicStructure(NamedTuple):
-    """A task that is addition in a cyclic group, seen through an index of its elements.
+    """A task that is addition in a cyclic group, seen through the logarithm of its elements.
 
-    The answer's index is `(index[a] + b_sign * index[b]) mod order`. For multiplication the
-    index is the discrete logarithm.
+    The answer's log is `(logs[a] + b_sign * logs[b]) mod order`. For multiplication the
+    log is the discrete logarithm; for addition it is the residue itself.
     """
 
     order: int
     elements: Int[Tensor, " element"]
     """The operands (and answers) that belong to the group, ascending."""
-    index: Int[Tensor, " element"]
-    """Index of each element in the cyclic group, in the order of `elements`."""
+    logs: Int[Tensor, " element"]
+    """Log of each element, in the order of `elements`."""
     b_sign: int
-    """+1 where b's index is added, -1 where it is subtracted."""
+    """+1 where b's log is added, -1 where it is subtracted."""
 
 
 class Corruption(NamedTuple):
@@ -171,7 +171,7 @@ class Task(ABC):
     def sample(
         self, n: int, generator: torch.Generator, *, distribution: str = "uniform"
     ) -> Inputs:
-        """`n` independent inputs from a named distribution. Raises `UnknownName`."""
+        """`n` independent inputs from a named distribution. Raises `TaskError`."""
         if distribution not in self.distributions:
             raise TaskError(unknown(f"{self.name} distribution", distribution, self.distributions))
         return self._sample(n, generator, distribution)
@@ -182,15 +182,14 @@ class Task(ABC):
         An enumerable domain is shuffled and cut after `round(train_fraction * n)` inputs. Raises
         `TaskError` where either side would be empty.
         """
-        if not 0 < train_fraction < 1:
-            raise TaskError(f"train_fraction = {train_fraction}; it must lie between 0 and 1")
+        _check_train_fraction(train_fraction)
         if not self.enumerable:
             return Split(None, None)
         n_train = round(train_fraction * self.domain_size)
         if not 0 < n_train < self.domain_size:
             raise TaskError(
                 f"{self.name} has {self.domain_size} inputs, too few to train on "
-                f"{train_fraction:.0%} of them; choose a larger p or another train_fraction"
+                f"{train_fraction:.0%} of them; choose a larger domain or another train_fraction"
             )
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(self.domain_size, generator=generator)
@@ -200,9 +199,13 @@ class Task(ABC):
     def held_out_mask(
         self, inputs: Inputs, *, seed: int, train_fraction: float
     ) -> Bool[Tensor, " batch"]:
-        """Which inputs are held out, where the domain is too large to list: by a seeded hash."""
-        share = uniform_hash(inputs, seed)
-        return share >= train_fraction
+        """Which inputs are held out: those in `split`'s `held_out` or, where the domain is too
+        large to list, those chosen by a seeded hash."""
+        _check_train_fraction(train_fraction)
+        held_out = self.split(seed, train_fraction).held_out
+        if held_out is None:
+            return uniform_hash(inputs, seed) >= train_fraction
+        return _rows_in(inputs.cpu(), held_out)
 
     # ------------------------------------------------------------------ corrupted twins
 
@@ -282,12 +285,17 @@ def randomise_labels(
     """The answers, with a fraction of them replaced by answers of unrelated inputs (a control).
 
     Which labels are replaced, and by what, depends on (input, seed) alone, so the same input
-    always carries the same label. A replacement is right by luck as often as `task.chance`.
+    always carries the same label, and which are replaced is independent of the split of that
+    seed. A replacement is right by luck as often as two unrelated inputs share an answer: as
+    `task.chance` where all answers are equally common, more rarely elsewhere.
     """
+    if not 0 <= fraction <= 1:
+        raise TaskError(f"fraction = {fraction} of the labels; it must lie between 0 and 1")
     answers = task.solve(inputs)
     if fraction == 0:
         return answers
-    swapped = uniform_hash(inputs, seed) < fraction
+    # Not the bare seed: `held_out_mask` hashes with it, and would never hold out a swapped label.
+    swapped = uniform_hash(inputs, seed + 0x1ABE1) < fraction
     pool = task.solve(task.sample(65_537, torch.Generator().manual_seed(seed)))
     drawn = (uniform_hash(inputs, seed + 0x5EED) * len(pool)).long()
     return torch.where(swapped[:, None], pool[drawn], answers)
@@ -302,6 +310,20 @@ def uniform_hash(inputs: Inputs, seed: int) -> Float[Tensor, " batch"]:
     for column in range(inputs.shape[1]):
         state = _mix(state + inputs[:, column].to(torch.int64).cpu() + _GOLDEN)
     return _shift(state, 11).double() / 2.0**53
+
+
+def _check_train_fraction(train_fraction: float) -> None:
+    if not 0 < train_fraction < 1:
+        raise TaskError(f"train_fraction = {train_fraction}; it must lie between 0 and 1")
+
+
+def _rows_in(rows: Inputs, among: Int[Tensor, "other operand"]) -> Bool[Tensor, " batch"]:
+    """Which rows occur among others; both hold whole numbers of an enumerable domain."""
+    if not len(rows):
+        return torch.zeros(0, dtype=torch.bool)
+    base = 1 + max(int(rows.max()), int(among.max()))
+    place = torch.tensor([base**k for k in range(rows.shape[1])])
+    return torch.isin((rows * place).sum(1), (among * place).sum(1))
 
 
 def _wrap(value: int) -> int:

@@ -30,14 +30,17 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from workbench.errors import HookError, WeightsError
+from workbench.errors import HookError, TaskError, WeightsError
 from workbench.registry import unknown
 
 Params = dict[str, Tensor]
 """Parameters by TransformerLens name; each may have a leading `seed` axis, all or none."""
 
 Edit = Callable[[Tensor], Tensor]
-"""What an intervention does to one activation: takes it, returns its replacement (same shape)."""
+"""What an intervention does to one activation: takes it, returns its replacement (same shape).
+
+It must not write into what it is given, which may be a view of a parameter or of another tap.
+"""
 
 LAYER_NORM_EPS = 1e-5
 
@@ -144,6 +147,11 @@ def check_params(params: Mapping[str, Tensor], config: ModelConfig) -> None:
             )
         if tensor.dtype not in (torch.float32, torch.float64):
             raise WeightsError(f"weights {name}: dtype {tensor.dtype}; convert to float32")
+        if tensor.dtype != params["embed.W_E"].dtype:
+            raise WeightsError(
+                f"weights {name}: dtype {tensor.dtype} beside {params['embed.W_E'].dtype} of "
+                "embed.W_E; convert all to one"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise WeightsError(f"weights {name}: NaN or Inf inside; export the network again")
 
@@ -191,14 +199,17 @@ def forward(
     Args:
         params: as `param_shapes`, each with or without a leading `seed` axis.
         tokens: `[batch, pos]`, shared by all networks, or `[seed, batch, pos]`.
-        positions: where logits are wanted (all when None). In the last block everything that
-            reads only its own position (q, scores, z, MLP ...) exists at these alone.
+        positions: where logits are wanted (all when None), in any order; negative ones count
+            from the end. In the last block everything that reads only its own position (q,
+            scores, z, MLP ...) exists at these alone.
         taps: hook names whose activations to return.
         edits: hook name -> function that replaces the activation. Edits act before taps read.
 
-    Raises `HookError` for a hook name that this network does not have.
+    Raises `HookError` for a hook name that this network does not have, and `TaskError` for
+    tokens that it cannot read.
     """
     edits = edits or {}
+    _check_tokens(tokens, config)
     known = set(hook_names(config))
     for name in (*taps, *edits):
         if name not in known:
@@ -207,9 +218,8 @@ def forward(
     if stacked and tokens.ndim == 2:
         tokens = tokens.expand(params["embed.W_E"].shape[0], *tokens.shape)
     run = _Run(params, config, frozenset(taps), edits, {})
-    where = None if positions is None else [*positions]
-    lean = config.n_layers == 1 and _table_pays(run, tokens)
-    residual = _embed(run, tokens, where if lean else None)
+    where = None if positions is None else [range(tokens.shape[-1])[at] for at in positions]
+    residual = _embed(run, tokens, where if _lean(run, tokens) else None)
     for layer in range(config.n_layers):
         queries = where if layer == config.n_layers - 1 else None
         residual = _block(run, layer, residual, tokens, queries)
@@ -276,6 +286,23 @@ class _Run(NamedTuple):
         return any(name in self.taps or name in self.edits for name in names)
 
 
+def _check_tokens(tokens: Tensor, config: ModelConfig) -> None:
+    """Raise `TaskError` for a token or position that has no embedding.
+
+    Tokens are looked at on the CPU only: elsewhere that would wait for the device.
+    """
+    n_pos = tokens.shape[-1]
+    if n_pos > config.n_ctx:
+        raise TaskError(f"inputs of {n_pos} tokens, but the network reads n_ctx = {config.n_ctx}")
+    if tokens.device.type != "cpu" or tokens.numel() == 0:
+        return
+    lowest, highest = (int(bound) for bound in tokens.aminmax())
+    if lowest < 0 or highest >= config.d_vocab:
+        raise TaskError(
+            f"tokens from {lowest} to {highest}, but the network knows 0 to {config.d_vocab - 1}"
+        )
+
+
 def _embed(run: _Run, tokens: Tensor, positions: list[int] | None) -> Tensor:
     """The first residual stream, at all positions or at some."""
     where = list(range(tokens.shape[-1])) if positions is None else positions
@@ -297,7 +324,7 @@ def _block(
         normed = _layer_norm(run, f"{name}.ln1", residual)
         q = _heads(run, layer, "Q", normed if queries is None else normed[..., queries, :])
         k, v = _heads(run, layer, "K", normed), _heads(run, layer, "V", normed)
-    if queries is not None and residual.shape[-2] != len(queries):
+    if queries is not None and not _lean(run, tokens):
         residual = residual[..., queries, :]
     residual = residual + _attention(run, layer, q, k, v, queries)
     if run.config.d_mlp:
@@ -310,6 +337,11 @@ def _table_pays(run: _Run, tokens: Tensor) -> bool:
     """Whether the first block may read a table over (position, token): nobody looks upstream."""
     upstream = ("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre")
     return tokens.shape[-2] > run.config.d_vocab and not run.watched(*upstream)
+
+
+def _lean(run: _Run, tokens: Tensor) -> bool:
+    """Whether the residual stream is needed only where logits are: one block, keys tabulated."""
+    return run.config.n_layers == 1 and _table_pays(run, tokens)
 
 
 def _gather_queries_keys_values(
@@ -340,15 +372,11 @@ def _attention(
     attn = f"{name}.attn"
     q, k, v = run.at(f"{attn}.hook_q", q), run.at(f"{attn}.hook_k", k), run.at(f"{attn}.hook_v", v)
     scores = _scores(q, k) / math.sqrt(config.d_head)
-    hidden = None
-    if config.attention_dir == "causal":
-        n_key = k.shape[-3]
-        key = torch.arange(n_key, device=scores.device)
-        query = key if queries is None else torch.tensor(queries, device=scores.device)
-        hidden = key > query[:, None]
+    hidden = _hidden(scores, queries) if config.attention_dir == "causal" else None
+    if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)
     scores = run.at(f"{attn}.hook_attn_scores", scores)
-    pattern = scores.softmax(-1)
+    pattern = _softmax(scores)
     if config.attention_rate != 1.0:
         uniform = torch.ones_like(pattern) if hidden is None else (~hidden).to(pattern.dtype)
         pattern = config.attention_rate * pattern + (1 - config.attention_rate) * uniform
@@ -357,8 +385,21 @@ def _attention(
     return run.at(f"{name}.hook_attn_out", _attention_out(run, layer, z))
 
 
+def _hidden(scores: Tensor, queries: list[int] | None) -> Tensor | None:
+    """Which keys lie after each query, `[query, key]`; None when no key does."""
+    n_key = scores.shape[-1]
+    queries = list(range(n_key)) if queries is None else queries
+    if all(query == n_key - 1 for query in queries):
+        return None
+    key = torch.arange(n_key, device=scores.device)
+    return key > torch.tensor(queries, device=scores.device)[:, None]
+
+
 SHORT_CONTEXT = 16
-"""Up to this many (query, key) pairs, broadcasting beats thousands of tiny matrix products."""
+"""Up to this many (query, key) pairs, broadcasting beats thousands of tiny matrix products.
+
+Scores and pattern then lie in memory with the head last; their axes are in order all the same.
+"""
 
 
 def _scores(
@@ -368,6 +409,14 @@ def _scores(
         return einsum(q, k, "... query head e, ... key head e -> ... head query key")
     products = (q[..., :, None, :, :] * k[..., None, :, :, :]).sum(-1)
     return rearrange(products, "... query key head -> ... head query key")
+
+
+def _softmax(scores: Float[Tensor, "*lead head query key"]) -> Tensor:
+    """Over the keys, without first transposing what `_scores` left in memory."""
+    if scores.shape[-2] * scores.shape[-1] > SHORT_CONTEXT:
+        return scores.softmax(-1)
+    in_memory = rearrange(scores, "... head query key -> ... query key head")
+    return rearrange(in_memory.softmax(-2), "... query key head -> ... head query key")
 
 
 def _mix(

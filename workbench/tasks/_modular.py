@@ -95,10 +95,12 @@ class ModularTask(Task):
         return torch.stack(columns, dim=1)
 
     def decode(self, tokens: Int[Tensor, "batch pos"]) -> Inputs:
-        inputs = torch.stack([tokens[:, 0], tokens[:, 1] - self.b_offset], dim=1)
-        if tokens.shape[1] != self.n_ctx or not torch.equal(self.encode(inputs), tokens):
-            raise TaskError(f"{self.name}: these tokens encode no input; make them with encode()")
-        return inputs
+        if tokens.shape[1] == self.n_ctx:
+            inputs = torch.stack([tokens[:, 0], tokens[:, 1] - self.b_offset], dim=1)
+            in_domain = bool(((inputs >= self.smallest) & (inputs < self.p)).all())
+            if in_domain and torch.equal(self.encode(inputs), tokens):
+                return inputs
+        raise TaskError(f"{self.name}: these tokens encode no input; make them with encode()")
 
     def text(self, inputs: Inputs) -> list[str]:
         return [f"{a} {self.symbol} {b} =" for a, b in inputs.tolist()]
@@ -107,10 +109,10 @@ class ModularTask(Task):
         pattern = rf"\s*(\d+)\s*{re.escape(self.symbol)}\s*(\d+)\s*=?\s*"
         match = re.fullmatch(pattern, text)
         if match is None:
-            raise TaskError(f"cannot read {text!r}; write it as '37 {self.symbol} 92 ='")
-        inputs = torch.tensor([[int(match[1]), int(match[2])]])
-        self._check(inputs)
-        return inputs
+            raise TaskError(f"cannot read {text!r}; write it as '3 {self.symbol} 4 ='")
+        a, b = int(match[1]), int(match[2])
+        self._check_range(min(a, b), max(a, b))
+        return torch.tensor([[a, b]])
 
     def solve(self, inputs: Inputs) -> Int[Tensor, "batch answer"]:
         self._check(inputs)
@@ -145,10 +147,18 @@ class ModularTask(Task):
         return (operand - self.smallest + step) % n + self.smallest
 
     def _check(self, inputs: Inputs) -> None:
-        if len(inputs) and not self.smallest <= int(inputs.min()) <= int(inputs.max()) < self.p:
+        if inputs.shape[1] != 2:
+            raise TaskError(
+                f"{self.name}: an input is a pair (a, b), got {inputs.shape[1]} columns"
+            )
+        if len(inputs):
+            self._check_range(int(inputs.min()), int(inputs.max()))
+
+    def _check_range(self, smallest: int, largest: int) -> None:
+        if not self.smallest <= smallest <= largest < self.p:
             raise TaskError(
                 f"{self.name}: operands must lie in {self.smallest} ... {self.p - 1}, "
-                f"got {int(inputs.min())} ... {int(inputs.max())}"
+                f"got {smallest} ... {largest}; reduce them mod p or choose a larger p"
             )
 
 

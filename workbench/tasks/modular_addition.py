@@ -24,6 +24,7 @@ class ModularAddition(ModularTask):
     symbol: ClassVar[str] = "+"
 
     def variables(self, inputs: Inputs) -> dict[str, Int[Tensor, " batch"]]:
+        self._check(inputs)
         a, b = inputs[:, 0], inputs[:, 1]
         total = a + b
         return {

@@ -1,0 +1,1 @@
+"""The Fourier mechanism: characters, named parts, and the tests of them."""

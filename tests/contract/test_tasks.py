@@ -1,0 +1,390 @@
+"""One contract for every registered task: what `workbench.task` promises, checked by brute force.
+
+The tasks and their oracles are listed in `task_cases`; a new task file needs no entry there.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.contract.task_cases import (
+    ORACLES,
+    assert_binomial,
+    collision,
+    cyclic_task,
+    every_task,
+    rows,
+    seeded,
+    small_task,
+    some_inputs,
+    tiny_task,
+)
+from workbench.errors import ConfigError, PairError, TaskError
+from workbench.task import Task, randomise_labels, task_from_dict, tasks, uniform_hash
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors here are small: on a busy machine a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_task_module_registers_its_own_name() -> None:
+    assert {"digit_addition", "modular_addition", "modular_division"} <= set(tasks)
+    for name in tasks:
+        assert tasks.get(name).name == name
+
+
+# ---------------------------------------------------------------------- answers and tokens
+
+
+@every_task
+def test_solve_agrees_with_brute_force(task: Task) -> None:
+    if (oracle := ORACLES.get(task.name)) is None:
+        return
+    inputs = some_inputs(task)
+    expected = [oracle(task, a, b) for a, b in inputs.tolist()]
+    assert task.solve(inputs).tolist() == expected
+
+
+@every_task
+def test_answers_are_answer_tokens(task: Task) -> None:
+    inputs = some_inputs(task)
+    answers = task.solve(inputs)
+    assert answers.shape == (len(inputs), len(task.answer_positions))
+    assert 0 <= answers.min() <= answers.max() < task.n_answer_tokens
+    assert len(task.answer_text(answers)) == len(inputs)
+
+
+@every_task
+def test_tokens_lie_in_the_vocabulary_and_tell_inputs_apart(task: Task) -> None:
+    inputs = some_inputs(task)
+    tokens = task.encode(inputs)
+    assert tokens.shape == (len(inputs), task.n_ctx)
+    assert 0 <= tokens.min() <= tokens.max() < len(task.vocabulary)
+    assert len(rows(tokens)) == len(rows(inputs))
+
+
+@every_task
+def test_answer_positions_are_the_last_ones_and_earlier_answers_are_given(task: Task) -> None:
+    inputs = some_inputs(task)
+    n_answers = len(task.answer_positions)
+    assert task.answer_positions == tuple(range(task.n_ctx - n_answers, task.n_ctx))
+    given = task.encode(inputs)[:, list(task.answer_positions[1:])]
+    assert torch.equal(given, task.solve(inputs)[:, :-1])
+
+
+@every_task
+def test_decode_inverts_encode(task: Task) -> None:
+    inputs = some_inputs(task)
+    assert torch.equal(task.decode(task.encode(inputs)), inputs)
+
+
+@every_task
+def test_decode_refuses_what_no_input_has(task: Task) -> None:
+    tokens = task.encode(some_inputs(task)[:1])
+    message = f"{task.name}: these tokens encode no input; make them with encode"
+    for wrong in (tokens[:, :1], torch.cat([tokens, tokens], dim=1), tokens + len(task.vocabulary)):
+        with pytest.raises(TaskError, match=message):
+            task.decode(wrong)
+
+
+@every_task
+def test_parse_inverts_text(task: Task) -> None:
+    inputs = some_inputs(task)[:200]
+    parsed = [task.parse(text)[0].tolist() for text in task.text(inputs)]
+    assert parsed == inputs.tolist()
+
+
+@every_task
+def test_parse_refuses_gibberish(task: Task) -> None:
+    with pytest.raises(TaskError, match="cannot read 'gibberish'; write it as '"):
+        task.parse("gibberish")
+
+
+@every_task
+def test_empty_batches_stay_empty(task: Task) -> None:
+    none = some_inputs(task)[:0]
+    assert task.encode(none).shape == (0, task.n_ctx)
+    assert task.solve(none).shape == (0, len(task.answer_positions))
+    assert task.decode(task.encode(none)).shape == none.shape
+    for how in task.corruptions:
+        assert task.corrupt(none, how, seeded()).shape == none.shape
+
+
+# ---------------------------------------------------------------------- variables
+
+
+@every_task
+def test_variables_have_one_value_per_input(task: Task) -> None:
+    inputs = some_inputs(task)
+    for name, values in task.variables(inputs).items():
+        assert values.shape == (len(inputs),), name
+        assert not values.is_floating_point(), name
+
+
+@every_task
+def test_answer_variables_are_the_answer(task: Task) -> None:
+    """`answer`, or `answer_k` for the digit worth 10^k, written in the task's order."""
+    inputs = some_inputs(task)
+    variables = task.variables(inputs)
+    answers = task.solve(inputs)
+    if "answer" in variables:
+        assert torch.equal(variables["answer"], answers[:, 0])
+        return
+    digits = torch.stack([variables[f"answer_{k}"] for k in range(answers.shape[1])], dim=1)
+    forwards = getattr(task, "answer_order", None) == "most_significant_first"
+    assert torch.equal(digits.flip(1) if forwards else digits, answers)
+
+
+@every_task
+def test_variables_belong_to_the_input_alone(task: Task) -> None:
+    inputs = some_inputs(task)
+    whole, alone = task.variables(inputs), task.variables(inputs[3:4])
+    assert all(torch.equal(whole[name][3:4], alone[name]) for name in whole)
+
+
+# ---------------------------------------------------------------------- the domain
+
+
+@small_task
+def test_domain_lists_each_input_once_in_ascending_order(task: Task) -> None:
+    listed = list(map(tuple, task.domain().tolist()))
+    assert len(listed) == task.domain_size
+    assert listed == sorted(set(listed))
+
+
+@every_task
+def test_domain_too_large_to_list_says_so(task: Task) -> None:
+    if task.enumerable:
+        assert len(task.domain()) == task.domain_size
+        return
+    with pytest.raises(TaskError, match=rf"{task.domain_size} inputs, .*; use sample\(\)"):
+        task.domain()
+
+
+@every_task
+def test_samples_lie_in_the_domain_and_follow_the_generator(task: Task) -> None:
+    for name in task.distributions:
+        inputs = task.sample(300, seeded(1), distribution=name)
+        assert torch.equal(task.decode(task.encode(inputs)), inputs)
+        assert torch.equal(task.sample(300, seeded(1), distribution=name), inputs)
+        assert not torch.equal(task.sample(300, seeded(2), distribution=name), inputs)
+
+
+@tiny_task
+def test_uniform_samples_reach_every_input_equally(task: Task) -> None:
+    """Chi-square of the counts; Laurent and Massart 2000, lemma 1, bounds its tail by e^-14."""
+    n = 100 * task.domain_size
+    counts = Counter(map(tuple, task.sample(n, seeded()).tolist()))
+    assert set(counts) == rows(task.domain())
+    chi_square = sum((count - 100) ** 2 / 100 for count in counts.values())
+    freedom = task.domain_size - 1
+    assert chi_square < freedom + 2 * math.sqrt(14 * freedom) + 2 * 14
+
+
+@small_task
+def test_chance_is_the_share_of_the_commonest_answer(task: Task) -> None:
+    counts = Counter(map(tuple, task.solve(task.domain()).tolist()))
+    assert task.chance == pytest.approx(max(counts.values()) / task.domain_size, rel=1e-12)
+
+
+# ---------------------------------------------------------------------- splits
+
+
+@small_task
+@pytest.mark.parametrize("train_fraction", [0.3, 0.5])
+def test_split_covers_the_domain_without_overlap(task: Task, train_fraction: float) -> None:
+    train, held_out = task.split(0, train_fraction)
+    assert train is not None and held_out is not None
+    assert len(train) == round(train_fraction * task.domain_size)
+    assert len(train) + len(held_out) == task.domain_size
+    assert rows(train) | rows(held_out) == rows(task.domain())
+
+
+@small_task
+def test_split_is_decided_by_the_seed(task: Task) -> None:
+    first, again, other = (task.split(seed, 0.5).train for seed in (0, 0, 1))
+    assert first is not None and again is not None and other is not None
+    assert torch.equal(first, again)
+    assert rows(first) != rows(other)
+
+
+@every_task
+def test_held_out_mask_is_seeded_and_of_the_right_share(task: Task) -> None:
+    inputs = task.domain() if task.enumerable else task.sample(10_000, seeded())
+    mask = task.held_out_mask(inputs, seed=0, train_fraction=0.7)
+    assert_binomial(int(mask.sum()), len(inputs), 0.3)
+    assert torch.equal(mask, task.held_out_mask(inputs, seed=0, train_fraction=0.7))
+    assert not torch.equal(mask, task.held_out_mask(inputs, seed=1, train_fraction=0.7))
+
+
+@every_task
+def test_held_out_mask_agrees_with_the_split(task: Task) -> None:
+    train, held_out = task.split(3, 0.5)
+    if train is None or held_out is None:
+        assert not task.enumerable
+        return
+    assert not task.held_out_mask(train, seed=3, train_fraction=0.5).any()
+    assert task.held_out_mask(held_out.flip(0)[:50], seed=3, train_fraction=0.5).all()
+
+
+# ---------------------------------------------------------------------- corrupted twins
+
+
+@every_task
+def test_corruptions_change_and_keep_what_they_say(task: Task) -> None:
+    inputs = some_inputs(task)
+    for how, corruption in task.corruptions.items():
+        clean = inputs[task.corruptible(inputs, how)]
+        twin = task.corrupt(clean, how, seeded())
+        before, after = task.variables(clean), task.variables(task.decode(task.encode(twin)))
+        assert (clean != twin).any(1).all(), how
+        for name in corruption.changes:
+            assert (before[name] != after[name]).all(), f"{how} leaves {name}"
+        for name in corruption.keeps:
+            assert torch.equal(before[name], after[name]), f"{how} changes {name}"
+
+
+@every_task
+def test_corruption_of_one_operand_leaves_the_other(task: Task) -> None:
+    inputs = some_inputs(task)
+    for how, other in (("change_a", 1), ("change_b", 0)):
+        if how in task.corruptions:
+            twin = task.corrupt(inputs, how, seeded())
+            assert torch.equal(twin[:, other], inputs[:, other])
+
+
+@every_task
+def test_corruptions_follow_the_generator(task: Task) -> None:
+    inputs = some_inputs(task)
+    for how in task.corruptions:
+        clean = inputs[task.corruptible(inputs, how)]
+        twin = task.corrupt(clean, how, seeded(1))
+        assert torch.equal(twin, task.corrupt(clean, how, seeded(1)))
+        assert not torch.equal(twin, task.corrupt(clean, how, seeded(2)))
+
+
+@small_task
+def test_corruptible_refuses_only_inputs_without_a_twin(task: Task) -> None:
+    """Of refused inputs, no input of the whole domain changes and keeps what a twin must."""
+    domain = task.domain()
+    variables = task.variables(domain)
+    for how, corruption in task.corruptions.items():
+        refused = (~task.corruptible(domain, how)).nonzero()[:, 0]
+        for i in refused[:: max(1, len(refused) // 25)].tolist():
+            fits = torch.ones(len(domain), dtype=torch.bool)
+            for name in corruption.changes:
+                fits &= variables[name] != variables[name][i]
+            for name in corruption.keeps:
+                fits &= variables[name] == variables[name][i]
+            assert not fits.any(), f"{how}: {task.text(domain[i : i + 1])} has a twin"
+            with pytest.raises(PairError, match=r"1 of 1 inputs have no twin by .*corruptible\(\)"):
+                task.corrupt(domain[i : i + 1], how, seeded())
+
+
+@tiny_task
+def test_corruption_reaches_every_twin(task: Task) -> None:
+    """Every input that changes and keeps what it should is drawn, for three inputs of each."""
+    domain = task.domain()
+    variables = task.variables(domain)
+    for how, corruption in task.corruptions.items():
+        for i in task.corruptible(domain, how).nonzero()[:, 0][[0, 7, -1]].tolist():
+            fits = torch.ones(len(domain), dtype=torch.bool)
+            for name in corruption.changes:
+                fits &= variables[name] != variables[name][i]
+            for name in corruption.keeps:
+                fits &= variables[name] == variables[name][i]
+            # 120 twins at most: one of them stays undrawn with probability 120 (1 - 1/120)^4000.
+            twins = task.corrupt(domain[i : i + 1].repeat(4000, 1), how, seeded())
+            assert rows(twins) == rows(domain[fits]), how
+
+
+# ---------------------------------------------------------------------- groups
+
+
+@cyclic_task
+def test_logs_are_a_bijection(task: Task) -> None:
+    group = task.cyclic()
+    assert group is not None
+    assert sorted(group.logs.tolist()) == list(range(group.order))
+    assert group.elements.tolist() == sorted(set(task.domain()[:, 0].tolist()))
+
+
+@cyclic_task
+def test_logs_add_up_to_the_log_of_the_answer(task: Task) -> None:
+    group = task.cyclic()
+    assert group is not None
+    log = dict(zip(group.elements.tolist(), group.logs.tolist(), strict=True))
+    domain = task.domain()
+    for (a, b), (answer,) in zip(domain.tolist(), task.solve(domain).tolist(), strict=True):
+        assert (log[a] + group.b_sign * log[b]) % group.order == log[answer]
+
+
+# ---------------------------------------------------------------------- random labels
+
+
+@every_task
+def test_randomising_no_labels_is_the_identity(task: Task) -> None:
+    inputs = some_inputs(task)
+    labels = randomise_labels(task, inputs, fraction=0.0, seed=0)
+    assert torch.equal(labels, task.solve(inputs))
+
+
+@small_task
+@pytest.mark.parametrize("fraction", [0.3, 1.0])
+def test_randomised_labels_are_wrong_as_often_as_asked(task: Task, fraction: float) -> None:
+    """A swapped label is right by luck where two unrelated inputs share an answer."""
+    domain, solved = task.domain(), task.solve(task.domain())
+    seeds = range(1 + 500 // len(domain))
+    drawn = [randomise_labels(task, domain, fraction=fraction, seed=seed) for seed in seeds]
+    wrong = sum(int((labels != solved).any(1).sum()) for labels in drawn)
+    assert_binomial(wrong, len(seeds) * len(domain), fraction * (1 - collision(task)))
+
+
+@every_task
+def test_an_input_always_carries_the_same_random_label(task: Task) -> None:
+    inputs = some_inputs(task)
+    labels = randomise_labels(task, inputs, fraction=0.5, seed=7)
+    alone = randomise_labels(task, inputs[5:9], fraction=0.5, seed=7)
+    assert torch.equal(labels[5:9], alone)
+    assert not torch.equal(labels, randomise_labels(task, inputs, fraction=0.5, seed=8))
+    assert 0 <= labels.min() <= labels.max() < task.n_answer_tokens
+
+
+@every_task
+def test_random_labels_are_independent_of_the_hash_that_splits(task: Task) -> None:
+    """With one seed for both, training and held-out inputs have equally many wrong labels."""
+    inputs = task.sample(4000, seeded())
+    wrong = (randomise_labels(task, inputs, fraction=0.3, seed=0) != task.solve(inputs)).any(1)
+    held_out = uniform_hash(inputs, 0) >= 0.7
+    distinct = len(rows(inputs))
+    rates = [wrong[side].double().mean().item() for side in (held_out, ~held_out)]
+    # Variance of the difference of two means, where repeats of an input share their label.
+    bound = 5 * math.sqrt(0.21 / distinct * (1 / 0.3 + 1 / 0.7))
+    assert abs(rates[0] - rates[1]) < bound
+
+
+# ---------------------------------------------------------------------- configuration
+
+
+@every_task
+def test_configuration_travels_as_json(task: Task) -> None:
+    data = json.loads(json.dumps(task.to_dict()))
+    assert data["name"] == task.name
+    assert task_from_dict(data) == task
+
+
+@every_task
+def test_unknown_key_names_the_nearest_one(task: Task) -> None:
+    key = next(key for key in task.to_dict() if key != "name")
+    message = rf"no task {task.name} key '{key}x'; did you mean '{key}'\? known: "
+    with pytest.raises(ConfigError, match=message):
+        task_from_dict({**task.to_dict(), f"{key}x": 1})

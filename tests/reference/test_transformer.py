@@ -1,0 +1,266 @@
+"""Our forward pass against TransformerLens: same weights, same everything.
+
+The oracle is a natively booted `TransformerBridge`. Tolerances: both sides do the same sums in
+another order, so float64 agrees to 1e-12 (logits are of order 1) and float32 to 1e-5.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from einops import einsum
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
+from workbench.bridge import from_bridge, to_bridge
+from workbench.transformer import (
+    ModelConfig,
+    Params,
+    forward,
+    hook_names,
+    residual_writers,
+    stack,
+    unstack,
+)
+
+NOT_ON_THE_BRIDGE = ("hook_result", "hook_attn_scores")
+"""On native models the first never fires and the second holds the pattern."""
+
+SMALL, LARGE = 5, 40
+"""Batches below and above every d_vocab: without and with the table of the first block."""
+
+
+@cache
+def bridge(seed: int, dtype: torch.dtype = torch.float64) -> Any:
+    """The oracle for one row of the table. Tests leave it without hooks of their own."""
+    config = random_config(seed)
+    return to_bridge(random_params(config, seed, dtype), config)
+
+
+def shared_hooks(config: ModelConfig) -> list[str]:
+    return [name for name in hook_names(config) if not name.endswith(NOT_ON_THE_BRIDGE)]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, *, atol: float = 1e-12) -> None:
+    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
+
+
+def test_the_table_reaches_every_option() -> None:
+    configs = [random_config(seed) for seed in SEEDS]
+    options = {
+        "n_layers": {1, 2, 3, 4},
+        "act_fn": {"relu", "gelu"},
+        "normalization": {"LN", None},
+        "attention_dir": {"causal", "bidirectional"},
+        "attention_rate": {0.0, 0.39, 1.0},
+        "attn_biases": {True, False},
+        "mlp_biases": {True, False},
+        "unembed_bias": {True, False},
+    }
+    for field, values in options.items():
+        assert {getattr(config, field) for config in configs} == values
+    assert any(config.d_mlp == 0 for config in configs)
+    assert any(config.d_vocab_out != config.d_vocab for config in configs)
+    assert any(config.n_heads * config.d_head != config.d_model for config in configs)
+
+
+@pytest.mark.parametrize("batch", [SMALL, LARGE])
+@pytest.mark.parametrize(
+    ("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=["float32", "float64"]
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_logits(seed: int, dtype: torch.dtype, atol: float, batch: int) -> None:
+    config = random_config(seed)
+    tokens = random_tokens(config, seed, batch=batch)
+    logits = forward(random_params(config, seed, dtype), tokens, config).logits
+    assert logits.dtype == dtype
+    assert_close(logits, bridge(seed, dtype)(tokens), atol=atol)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_activation(seed: int) -> None:
+    config = random_config(seed)
+    tokens = random_tokens(config, seed, batch=LARGE)
+    ours = forward(random_params(config, seed), tokens, config, taps=hook_names(config))
+    _, theirs = bridge(seed).run_with_cache(tokens)
+    assert [*ours.activations] == hook_names(config)
+    for name in shared_hooks(config):
+        assert_close(ours.activations[name], theirs[name])
+    for layer in range(config.n_layers):
+        attn = f"blocks.{layer}.attn"
+        W_O = bridge(seed).blocks[layer].attn.W_O
+        result = einsum(theirs[f"{attn}.hook_z"], W_O, "b p head e, head e d -> b p head d")
+        assert_close(ours.activations[f"{attn}.hook_result"], result)
+
+
+@pytest.mark.parametrize("seed", [seed for seed in SEEDS if random_config(seed).attention_rate])
+def test_scores_are_what_the_pattern_is_the_softmax_of(seed: int) -> None:
+    config = random_config(seed)
+    tokens = random_tokens(config, seed, batch=SMALL)
+    taps = [f"blocks.{layer}.attn.hook_attn_scores" for layer in range(config.n_layers)]
+    ours = forward(random_params(config, seed), tokens, config, taps=taps).activations
+    _, theirs = bridge(seed).run_with_cache(tokens)
+    for layer in range(config.n_layers):
+        scores = ours[f"blocks.{layer}.attn.hook_attn_scores"]
+        visible = torch.isfinite(scores)
+        mixed = config.attention_rate * scores.softmax(-1) + (1 - config.attention_rate) * visible
+        assert_close(mixed, theirs[f"blocks.{layer}.attn.hook_pattern"])
+
+
+@pytest.mark.parametrize("name", NOT_ON_THE_BRIDGE)
+def test_what_the_bridge_lacks(name: str) -> None:
+    """When this fails, TransformerLens has learnt it: compare it above."""
+    seed = 1
+    _, theirs = bridge(seed).run_with_cache(random_tokens(random_config(seed), seed, batch=SMALL))
+    attn = "blocks.0.attn"
+    if name == "hook_result":
+        assert f"{attn}.{name}" not in theirs
+    else:
+        assert_close(theirs[f"{attn}.{name}"], theirs[f"{attn}.hook_pattern"])
+
+
+@pytest.mark.parametrize("batch", [SMALL, LARGE])
+@pytest.mark.parametrize("positions", [[2], [-1], [0, 2], [2, 1, 0], [1, 1, 2, 0]], ids=str)
+@pytest.mark.parametrize("seed", [0, 1, 4, 7, 8, 12])
+def test_positions(seed: int, positions: list[int], batch: int) -> None:
+    config = random_config(seed)
+    tokens = random_tokens(config, seed, batch=batch)[:, :3]
+    logits = forward(random_params(config, seed), tokens, config, positions=positions).logits
+    assert_close(logits, bridge(seed)(tokens)[:, positions])
+
+
+@pytest.mark.parametrize("batch", [SMALL, LARGE])
+@pytest.mark.parametrize("per_seed", [False, True], ids=["shared tokens", "tokens per seed"])
+@pytest.mark.parametrize("seed", SEEDS[:8])
+def test_a_stack_of_networks(seed: int, per_seed: bool, batch: int) -> None:
+    """Three networks at once give, one by one, the bridge's logits and activations."""
+    config = random_config(seed)
+    networks = [random_params(config, 100 * seed + i) for i in range(3)]
+    inputs = [random_tokens(config, seed + (i if per_seed else 0), batch=batch) for i in range(3)]
+    tokens = torch.stack(inputs) if per_seed else inputs[0]
+    taps = shared_hooks(config)
+    together = forward(stack(networks), tokens, config, taps=taps)
+    last = forward(stack(networks), tokens, config, positions=[-1]).logits
+    for i, (params, own) in enumerate(zip(networks, inputs, strict=True)):
+        logits, cache = to_bridge(params, config).run_with_cache(own)
+        assert_close(together.logits[i], logits)
+        assert_close(last[i], logits[:, [-1]])
+        for name in taps:
+            assert_close(together.activations[name][i], cache[name])
+
+
+def halve(activation: Tensor) -> Tensor:
+    return 0.5 * activation + 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 6, 9, 14, 23])
+def test_an_edit_anywhere_is_the_same_hook(seed: int) -> None:
+    config = random_config(seed)
+    params, tokens = random_params(config, seed), random_tokens(config, seed, batch=LARGE)
+    clean = forward(params, tokens, config).logits
+    for name in shared_hooks(config):
+        ours = forward(params, tokens, config, edits={name: halve}).logits
+        theirs = bridge(seed).run_with_hooks(
+            tokens, fwd_hooks=[(name, lambda activation, hook: halve(activation))]
+        )
+        assert_close(ours, theirs)
+        if not name.endswith(("hook_q", "hook_k", "hook_v")):  # a rate of 0 ignores q and k
+            assert (ours - clean).abs().max() > 1e-3, name
+
+
+def zero_head_1(z: Tensor) -> Tensor:
+    return torch.cat([z[..., :1, :], torch.zeros_like(z[..., 1:2, :]), z[..., 2:, :]], dim=-2)
+
+
+def look_at_the_first(pattern: Tensor) -> Tensor:
+    return torch.eye(pattern.shape[-1], dtype=pattern.dtype)[0].expand_as(pattern)
+
+
+def steer(residual: Tensor) -> Tensor:
+    return residual + torch.arange(residual.shape[-1], dtype=residual.dtype)
+
+
+@pytest.mark.parametrize("batch", [SMALL, LARGE])
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("attn.hook_z", zero_head_1),
+        ("attn.hook_pattern", look_at_the_first),
+        ("hook_resid_pre", steer),
+    ],
+)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_interventions(
+    layer: int, name: str, edit: Callable[[Tensor], Tensor], batch: int
+) -> None:
+    seed = 1
+    config = replace(random_config(seed), n_heads=3)
+    params, tokens = random_params(config, seed), random_tokens(config, seed, batch=batch)
+    hook = f"blocks.{layer}.{name}"
+    ours = forward(params, tokens, config, edits={hook: edit}, positions=[-1]).logits
+    theirs = to_bridge(params, config).run_with_hooks(
+        tokens, fwd_hooks=[(hook, lambda activation, hook: edit(activation))]
+    )
+    assert_close(ours, theirs[:, [-1]])
+    assert (ours - forward(params, tokens, config, positions=[-1]).logits).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("seed", SEEDS[:8])
+def test_residual_writers_sum_to_the_last_residual_stream(seed: int) -> None:
+    config = random_config(seed)
+    tokens = random_tokens(config, seed, batch=LARGE)
+    names, written = residual_writers(random_params(config, seed), tokens, config)
+    expected = ["embed", "pos_embed"]
+    for layer in range(config.n_layers):
+        expected += [f"a{layer}.h{head}" for head in range(config.n_heads)]
+        expected += [f"a{layer}.bias"] if config.attn_biases else []
+        expected += [f"m{layer}"] if config.d_mlp else []
+    assert names == expected
+    _, cache = bridge(seed).run_with_cache(tokens)
+    assert_close(written.sum(0), cache[f"blocks.{config.n_layers - 1}.hook_resid_post"])
+
+
+def bridge_gradients(model: Any, tokens: Tensor, answer: Tensor) -> Params:
+    """Its gradients, named and laid out as our parameters: written over its weights and read."""
+    cross_entropy(model(tokens)[:, -1], answer).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.copy_(parameter.grad)
+    return from_bridge(model)[0]
+
+
+@pytest.mark.parametrize("batch", [SMALL, LARGE])
+@pytest.mark.parametrize("seed", [0, 1, 3, 4, 8, 12, 16, 20])
+def test_gradients(seed: int, batch: int) -> None:
+    """One-layer rows at the large batch take the lean path: the residual stream at one position."""
+    config = random_config(seed)
+    params = {name: p.requires_grad_() for name, p in random_params(config, seed).items()}
+    tokens = random_tokens(config, seed, batch=batch)
+    answer = tokens[:, 0] % config.d_vocab_out
+    theirs = bridge_gradients(to_bridge(params, config), tokens, answer)
+    cross_entropy(forward(params, tokens, config, positions=[-1]).logits[:, 0], answer).backward()
+    assert params.keys() == theirs.keys()
+    for name, parameter in params.items():
+        assert parameter.grad is not None
+        assert_close(parameter.grad, theirs[name], atol=1e-10)
+
+
+@pytest.mark.parametrize("batch", [SMALL, LARGE])
+def test_gradients_of_a_stack(batch: int) -> None:
+    config = random_config(0)
+    networks = [random_params(config, i) for i in range(3)]
+    tokens = random_tokens(config, 0, batch=batch)
+    answer = tokens[:, 0] % config.d_vocab_out
+    params = {name: p.requires_grad_() for name, p in stack(networks).items()}
+    logits = forward(params, tokens, config, positions=[-1]).logits
+    sum(cross_entropy(logits[i, :, 0], answer) for i in range(3)).backward()
+    gradients = unstack({name: p.grad for name, p in params.items()})
+    for own, gradient in zip(networks, gradients, strict=True):
+        theirs = bridge_gradients(to_bridge(own, config), tokens, answer)
+        for name in theirs:
+            assert_close(gradient[name], theirs[name], atol=1e-10)

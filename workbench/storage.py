@@ -1,0 +1,252 @@
+"""Bytes on disk that can be believed: atomic writes, digests, strict JSON, tensors, one lock.
+
+Nothing is ever unpickled: tensors are safetensors, everything else is JSON. Reading is strict
+(no duplicate keys, no NaN, nothing outside the directory asked for); writing goes to a temporary
+name in the same directory, is flushed to the disk, and only then takes the real name, so a
+reader sees the old file or the new one and never a mixture.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from workbench.errors import RunError, WeightsError
+from workbench.transformer import Params
+
+LOCK = ".lock"
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def weights_digest(params: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network: names (sorted), shapes, dtypes and little-endian values.
+
+    The same network has the same digest on every device, in every dictionary order and in every
+    file layout; any changed bit of any parameter changes it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        tensor = params[name]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        digest.update(json.dumps([name, dtype, list(tensor.shape)]).encode() + b"\n")
+        digest.update(_little_endian(tensor))
+    return digest.hexdigest()
+
+
+def _little_endian(tensor: Tensor) -> bytes:
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.detach().cpu().contiguous().view(whole[tensor.element_size()]).numpy()
+    return bits.astype(bits.dtype.newbyteorder("<")).tobytes()
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, wholly or not at all, and durably.
+
+    Whatever goes wrong, the old file stays whole and no temporary file remains (save after a
+    kill, when one may remain and means nothing). Raises `RunError` saying what to do.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    with explained("write", path):
+        try:
+            _write_new(temporary, data)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        write_at(descriptor, 0, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_at(descriptor: int, offset: int, data: bytes) -> None:
+    """Write all of `data` at `offset` (one system call may write less)."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and removals inside a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot, and say so
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(doing: str, path: Path) -> Iterator[None]:
+    """Turn an `OSError` inside into a `RunError` that says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot {doing} {path}: {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{reason}; free some space and run the same command again, what was saved is whole"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{reason}; mend the permissions, or choose another directory"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return f"{reason}; a file is where a directory should be, choose another directory"
+    return f"{reason}; mend that and run the same command again"
+
+
+def lock_directory(path: Path) -> int:
+    """Hold the only right to write into a run directory; `os.close` what comes back to let go.
+
+    The lock belongs to the open file, so it ends with the process however that ends. Raises
+    `RunError` when somebody else holds it.
+    """
+    with explained("write into", path):
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunError(
+                f"another process is training into {path}; "
+                "wait for it, or choose another --runs directory"
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read_file(directory: Path, name: str) -> bytes:
+    """The bytes of a plain file inside `directory`; a link that leads out of it is refused.
+
+    Raises `RunError`.
+    """
+    path = directory / name
+    with explained("read", path):
+        try:
+            target = path.resolve(strict=True)
+        except (FileNotFoundError, RuntimeError):  # RuntimeError: links in a circle
+            raise RunError(f"{path} is missing; restore it from a copy") from None
+        if not target.is_relative_to(directory.resolve()):
+            raise RunError(f"{path} is a link out of its directory; put the file itself there")
+        if not target.is_file():
+            raise RunError(f"{path} is not a plain file; restore it from a copy")
+        return target.read_bytes()
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+def to_json(value: Any, *, where: str, indent: int | None = None) -> bytes:
+    """Strict JSON with a newline at the end. Raises `RunError` for NaN or what is not JSON."""
+    try:
+        return (json.dumps(value, allow_nan=False, indent=indent) + "\n").encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"cannot store {where}: {error}; use finite numbers, text, lists and dictionaries"
+        ) from None
+
+
+def from_json(data: bytes, *, where: str) -> dict[str, Any]:
+    """One JSON object, strictly: no duplicate key, no NaN or Infinity. Raises `RunError`."""
+    try:
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_number,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{where} is not valid JSON ({error}); restore it from a copy, or correct it"
+        ) from None
+    if not isinstance(value, dict):
+        raise RunError(f"{where} holds a JSON {type(value).__name__}; it must be an object {{...}}")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} appears twice")
+    return unique
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value
+
+
+# ---------------------------------------------------------------------- tensors
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file. The same tensors give the same bytes, in every dictionary order."""
+    # Cloned: a view into a stack of networks would be refused for sharing its memory.
+    return save({name: tensors[name].detach().cpu().contiguous().clone() for name in tensors})
+
+
+def tensors_from_bytes(data: bytes, *, where: str) -> Params:
+    """The tensors of a safetensors file, on the CPU. Raises `WeightsError`."""
+    try:
+        return load(data)
+    except (SafetensorError, KeyError, TypeError, ValueError, AssertionError) as error:
+        raise WeightsError(
+            f"{where} is not a readable safetensors file ({error}); "
+            "it is cut short, damaged or of another kind: copy or export it again"
+        ) from None
+
+
+def as_float32(params: Mapping[str, Tensor]) -> Params:
+    """The same numbers in float32, on the CPU. Raises `WeightsError` where that would round."""
+    stored: Params = {}
+    for name, tensor in params.items():
+        stored[name] = tensor.detach().to("cpu", torch.float32)
+        if not torch.equal(stored[name].to(tensor.dtype), tensor.detach().cpu()):
+            raise WeightsError(
+                f"weights {name}: {tensor.dtype} values that float32 cannot hold exactly; "
+                "round them yourself with tensor.float(), and check the network still works"
+            )
+    return stored
