@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -70,6 +70,8 @@ class ResumeState(NamedTuple):
 class RunWriter:
     """The right to write into one run directory; a context manager that gives it back."""
 
+    _last_step: int
+
     def __init__(self, path: Path, config: RunConfig, manifest: Manifest, lock: int) -> None:
         """Take over a locked directory at a manifest; use `create`, `reopen` or `open`."""
         self.path = path
@@ -83,7 +85,7 @@ class RunWriter:
             self._metrics = os.open(path / METRICS, os.O_RDWR)
 
     @classmethod
-    def create(cls, path: Path | str, config: RunConfig) -> Self:
+    def create(cls, path: Path | str, config: RunConfig) -> "RunWriter":
         """Begin a run in a new or empty directory, or where one was stopped at its very start.
 
         Raises `RunError` where there is something else, or another process.
@@ -101,7 +103,7 @@ class RunWriter:
             raise
 
     @classmethod
-    def reopen(cls, path: Path | str, config: RunConfig) -> Self:
+    def reopen(cls, path: Path | str, config: RunConfig) -> "RunWriter":
         """Go on with an incomplete run at its last commit; what came after is removed.
 
         Raises `RunError` where it is missing, damaged, complete, of another configuration (the
@@ -113,23 +115,21 @@ class RunWriter:
         try:
             run = open_run(path)
             _refuse_other(path, run.config, config)
-            if run.complete:
-                raise RunError(f"{path} is complete; open it, or choose another --runs directory")
             writer = cls(path, run.config, run.manifest, lock)
         except BaseException:
             os.close(lock)
             raise
         try:
-            writer._remove_unlisted()
-            with explained("write", path / METRICS):
-                os.ftruncate(writer._metrics, writer._metrics_size)
+            writer._forget_uncommitted()
+            if run.complete:
+                raise RunError(f"{path} is complete; open it, or choose another --runs directory")
         except BaseException:
             writer.close()
             raise
         return writer
 
     @classmethod
-    def open(cls, path: Path | str, config: RunConfig) -> Self:
+    def open(cls, path: Path | str, config: RunConfig) -> "RunWriter":
         """`reopen` where there is a run, `create` where there is none."""
         return cls.reopen(path, config) if is_run(Path(path)) else cls.create(path, config)
 
@@ -199,8 +199,7 @@ class RunWriter:
         kept = [earlier for earlier in self.resume_steps if earlier <= step]
         self._publish(files, kept, complete=False, stopped=None)
         self._count_metrics(rows)
-        with explained("write", self.path / METRICS):
-            os.ftruncate(self._metrics, self._metrics_size)
+        self._forget_uncommitted()
 
     def close(self) -> None:
         """Let the directory go. What was not committed is as if it had never been."""
@@ -209,7 +208,7 @@ class RunWriter:
             os.close(self._lock)
             self._lock = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunWriter":
         return self
 
     def __exit__(
@@ -263,8 +262,13 @@ class RunWriter:
         self._files = listed
         self._remove_unlisted()
 
+    def _forget_uncommitted(self) -> None:
+        """Cut off and remove what the manifest does not count."""
+        self._remove_unlisted()
+        with explained("write", self.path / METRICS):
+            os.ftruncate(self._metrics, self._metrics_size)
+
     def _remove_unlisted(self) -> None:
-        """Remove checkpoints and resume states that the manifest does not list."""
         with explained("tidy", self.path):
             for name in (CHECKPOINTS, RESUME):
                 for file in (self.path / name).iterdir():

@@ -79,7 +79,7 @@ def projector(planes: Float[Tensor, "chosen 2 element"]) -> Float[Tensor, "eleme
     """Orthogonal projector onto the span of some planes."""
     rows = rearrange(planes, "f row x -> x (f row)")
     keep = rows.square().sum(0) > 1e-12
-    q, _ = torch.linalg.qr(rows[:, keep])
+    q: Tensor = torch.linalg.qr(rows[:, keep]).Q
     return q @ q.T
 
 
@@ -88,7 +88,7 @@ def random_projector(
 ) -> Float[Tensor, "element element"]:
     """Projector onto a uniformly random subspace of given rank, orthogonal to the constant."""
     basis = torch.randn(n_elements, rank, generator=generator, dtype=torch.float64)
-    q, _ = torch.linalg.qr(basis - basis.mean(0))
+    q: Tensor = torch.linalg.qr(basis - basis.mean(0)).Q
     return q @ q.T
 
 

@@ -1,4 +1,4 @@
-"""Keep, remove and rotate the named planes of the embeddings, and keep or remove those of the logits.
+"""Keep, remove and rotate named planes of the embeddings; keep or remove those of the logits.
 
 Signs: every number is large when the claim holds and should be small for its controls.
 """

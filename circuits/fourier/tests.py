@@ -56,7 +56,7 @@ TESTS = (
     Test(
         "neurons",
         "Each MLP neuron works for one frequency.",
-        f"share of live neurons with at least {neurons.PURE:.0%} of their variance in one frequency",
+        f"share of live neurons with {neurons.PURE:.0%} or more of their variance in one frequency",
         neurons.pure_neurons,
         neurons.pure_neurons_controls,
     ),

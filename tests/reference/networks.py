@@ -45,7 +45,7 @@ def random_params(config: ModelConfig, seed: int, dtype: torch.dtype = torch.flo
         elif leaf.startswith("b"):
             noise = 0.2 * noise
         else:
-            noise = noise / config.d_model**0.5
+            noise = 0.7 * noise / config.d_model**0.5
         params[name] = noise.to(dtype)
     return params
 

@@ -1,0 +1,408 @@
+"""Training: many seeds together, along the leading axis of one forward and backward pass.
+
+`fit` is a generator. At every evaluation it yields a `Snapshot`: metrics per seed, and the
+weights and optimiser state to whoever wants to keep them. It draws nothing from any global
+generator: seed and step alone decide initialisation, split, labels and batches, so that a run
+resumed from a snapshot continues as if it had never stopped.
+
+Held-out inputs are looked at to report, never to decide: schedules are fixed, and early stopping
+reads the training loss.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.errors import TrainingError
+from workbench.recipe import Recipe, at
+from workbench.task import Inputs, Task, randomise_labels
+from workbench.transformer import (
+    ModelConfig,
+    Params,
+    forward,
+    init_params,
+    param_shapes,
+)
+
+CPU_BYTES = 32 * 2**20
+"""Seeds share a pass as long as their largest activation stays below this (CPU caches, malloc)."""
+CUDA_BYTES = 4 * 2**30
+
+GROKKED = 0.999
+"""Held-out accuracy that counts as having grokked."""
+
+
+class Batch(NamedTuple):
+    """Tokens and answers for every seed."""
+
+    tokens: Int[Tensor, "seed batch pos"]
+    answers: Int[Tensor, "seed batch answer"]
+
+
+class State(NamedTuple):
+    """All that training changes: one row per seed."""
+
+    weights: Float[Tensor, "seed param"]
+    averaged: Float[Tensor, "seed param"]
+    """What is evaluated and kept: the exponential average, or a copy of the weights."""
+    mean: Float[Tensor, "seed param"]
+    """AdamW's first moment."""
+    variance: Float[Tensor, "seed param"]
+    """AdamW's second moment."""
+
+
+class Metrics(NamedTuple):
+    """How one seed was doing at one step; losses in nats."""
+
+    step: int
+    train_loss: float
+    train_accuracy: float
+    held_out_loss: float
+    held_out_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where training stands at one evaluation."""
+
+    step: int
+    seeds: tuple[int, ...]
+    """The seeds still training, in the order of the rows."""
+    metrics: tuple[Metrics, ...]
+    finished: tuple[bool, ...]
+    """Which of them end here: out of steps, or stopped by the sustained criterion."""
+    state: State
+    config: ModelConfig
+
+    def params(self, row: int) -> Params:
+        """The weights of one seed, as they are evaluated and kept."""
+        return {
+            name: tensor[0].detach().clone()
+            for name, tensor in unflatten(self.state.averaged[row : row + 1], self.config).items()
+        }
+
+
+def fit(
+    task: Task,
+    config: ModelConfig,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    device: torch.device,
+    inputs: Inputs | None = None,
+    start: tuple[int, State] | None = None,
+) -> Iterator[Snapshot]:
+    """Train one network per seed, together. Yields at every evaluation, the first at step 0.
+
+    Args:
+        inputs: train on exactly these, instead of the split that the seed decides.
+        start: (step, state) of an earlier snapshot to continue from; rows as in `seeds`.
+
+    Raises `TrainingError` when a loss is no longer finite, naming the seeds.
+    """
+    source = _Source(task, recipe, tuple(seeds), device, inputs)
+    step, state = start or (0, _initial_state(config, recipe, seeds, device))
+    below = [0] * len(seeds)
+    rows = list(range(len(seeds)))
+    size = _seeds_per_pass(config, recipe, source, device)
+    while True:
+        if step % recipe.evaluate_every == 0 or step == recipe.steps:
+            metrics = _evaluate(state, config, recipe, source, rows, step, size)
+            enough = -1.0 if recipe.stop_train_loss is None else recipe.stop_train_loss
+            below = [
+                count + 1 if row.train_loss <= enough else 0
+                for count, row in zip(below, metrics, strict=True)
+            ]
+            finished = tuple(
+                step == recipe.steps or count >= recipe.stop_sustained for count in below
+            )
+            alive = tuple(source.seeds[row] for row in rows)
+            yield Snapshot(step, alive, tuple(metrics), finished, state, config)
+            keep = [i for i, done in enumerate(finished) if not done]
+            if len(keep) < len(rows):
+                rows = [rows[i] for i in keep]
+                below = [below[i] for i in keep]
+                state = State(*(tensor[keep] for tensor in state))
+            if not rows:
+                return
+        _step(state, config, recipe, task, source.batch(rows, step), step, size)
+        step += 1
+
+
+def grokking_step(history: Sequence[Metrics]) -> int | None:
+    """First evaluated step from which held-out accuracy stays at least 99.9 % to the end."""
+    reached = None
+    for row in history:
+        if row.held_out_accuracy < GROKKED:
+            reached = None
+        elif reached is None:
+            reached = row.step
+    return reached
+
+
+def unflatten(flat: Float[Tensor, "seed param"], config: ModelConfig) -> Params:
+    """Rows of numbers as stacked parameters (views)."""
+    shapes = param_shapes(config)
+    parts = torch.split(flat, [math.prod(shape) for shape in shapes.values()], dim=1)
+    return {
+        name: part.view(len(flat), *shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def flatten_params(params: Params, config: ModelConfig) -> Float[Tensor, " param"]:
+    """The inverse of `unflatten` for one network."""
+    return torch.cat([params[name].flatten() for name in param_shapes(config)])
+
+
+def exact_loss(
+    logits: Float[Tensor, "seed batch answer d_vocab_out"],
+    answers: Int[Tensor, "seed batch answer"],
+    smoothing: float = 0.0,
+) -> Float[Tensor, "seed batch answer"]:
+    """Cross-entropy per answer token, in nats; with label smoothing (Szegedy et al. 2016)."""
+    flat = F.cross_entropy(
+        rearrange(logits, "seed batch answer token -> (seed batch answer) token"),
+        rearrange(answers, "seed batch answer -> (seed batch answer)"),
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    return flat.view(answers.shape)
+
+
+class _Source:
+    """Where batches come from: seed and step decide them, and nothing else."""
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        seeds: tuple[int, ...],
+        device: torch.device,
+        inputs: Inputs | None,
+    ) -> None:
+        self.task, self.recipe, self.seeds, self.device = task, recipe, seeds, device
+        self.sampled = inputs is None and not task.enumerable
+        self._train: Batch | None = None
+        self._held_out: Batch | None = None
+        if self.sampled:
+            fresh = [self._fresh(seed, -1, recipe.evaluate_on) for seed in seeds]
+            self._held_out = self._encode(fresh, random_labels=0.0)
+            return
+        if inputs is not None:
+            self._train = self._encode([inputs] * len(seeds))
+            return
+        splits = [task.split(seed, recipe.train_fraction) for seed in seeds]
+        self._train = self._encode([_known(split.train) for split in splits])
+        held_out = [_known(split.held_out) for split in splits]
+        self._held_out = self._encode(held_out, random_labels=0.0)
+
+    @property
+    def n_train(self) -> int:
+        """Inputs in one step's batch."""
+        if self._train is None:
+            assert self.recipe.batch_size is not None
+            return self.recipe.batch_size
+        n = self._train.tokens.shape[1]
+        return min(n, self.recipe.batch_size or n)
+
+    def batch(self, rows: list[int], step: int) -> Batch:
+        """What the seeds in these rows train on at this step."""
+        if self._train is None:
+            n = self.n_train
+            return self._encode([self._fresh(self.seeds[row], step, n) for row in rows], rows)
+        if self.n_train == self._train.tokens.shape[1]:
+            return self._train if len(rows) == len(self.seeds) else self._rows(self._train, rows)
+        chosen = torch.stack(
+            [
+                torch.randperm(
+                    self._train.tokens.shape[1], generator=_generator(self.seeds[row], step)
+                )[: self.n_train]
+                for row in rows
+            ]
+        ).to(self.device)
+        picked = self._rows(self._train, rows)
+        index = torch.arange(len(rows), device=self.device)[:, None]
+        return Batch(picked.tokens[index, chosen], picked.answers[index, chosen])
+
+    def training(self, rows: list[int], step: int) -> Batch:
+        """What training loss and accuracy are measured on."""
+        if self._train is None:
+            return self.batch(rows, step)
+        return self._rows(self._train, rows)
+
+    def held_out(self, rows: list[int]) -> Batch | None:
+        """Held-out inputs with their true answers, or None where there are none."""
+        return None if self._held_out is None else self._rows(self._held_out, rows)
+
+    def _rows(self, batch: Batch, rows: list[int]) -> Batch:
+        return Batch(batch.tokens[rows], batch.answers[rows])
+
+    def _fresh(self, seed: int, step: int, n: int) -> Inputs:
+        """Sampled inputs on the training side of the seed's hash (step -1: the held-out side)."""
+        recipe, generator = self.recipe, _generator(seed, step)
+        enriched = round(n * recipe.enriched_share) if step >= 0 and recipe.enriched else 0
+        parts = [(n - enriched, "uniform"), (enriched, recipe.enriched or "uniform")]
+        return torch.cat([self._draw(k, name, seed, step < 0, generator) for k, name in parts])
+
+    def _draw(
+        self, n: int, distribution: str, seed: int, held_out: bool, generator: torch.Generator
+    ) -> Inputs:
+        found: list[Tensor] = []
+        while sum(map(len, found)) < n:
+            drawn = self.task.sample(2 * n + 16, generator, distribution=distribution)
+            mask = self.task.held_out_mask(
+                drawn, seed=seed, train_fraction=self.recipe.train_fraction
+            )
+            found.append(drawn[mask == held_out])
+        return torch.cat([*found, torch.zeros(0, 2, dtype=torch.long)])[:n]
+
+    def _encode(
+        self,
+        inputs: list[Inputs],
+        rows: list[int] | None = None,
+        *,
+        random_labels: float | None = None,
+    ) -> Batch:
+        """Tokens and labels; where an answer has several tokens, its label's are fed back."""
+        seeds = self.seeds if rows is None else [self.seeds[row] for row in rows]
+        fraction = self.recipe.random_labels if random_labels is None else random_labels
+        answers = torch.stack(
+            [
+                randomise_labels(self.task, x, fraction=fraction, seed=seed)
+                for x, seed in zip(inputs, seeds, strict=True)
+            ]
+        )
+        tokens = torch.stack([self.task.encode(x) for x in inputs])
+        tokens[..., list(self.task.answer_positions[1:])] = answers[..., :-1]
+        return Batch(tokens.to(self.device), answers.to(self.device))
+
+
+def _known(inputs: Inputs | None) -> Inputs:
+    assert inputs is not None
+    return inputs
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    """A generator for one seed at one step."""
+    return torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
+
+
+def _initial_state(
+    config: ModelConfig, recipe: Recipe, seeds: Sequence[int], device: torch.device
+) -> State:
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        params = init_params(config, generator, scale=recipe.init_scale)
+        rows.append(flatten_params(params, config))
+    weights = torch.stack(rows).to(device)
+    return State(weights, weights.clone(), torch.zeros_like(weights), torch.zeros_like(weights))
+
+
+def _seeds_per_pass(
+    config: ModelConfig, recipe: Recipe, source: _Source, device: torch.device
+) -> int:
+    widest = max(config.d_mlp, config.d_model * config.n_ctx)
+    positions = 1 if config.n_layers == 1 else config.n_ctx
+    per_seed = 4 * source.n_train * positions * widest
+    budget = CPU_BYTES if device.type == "cpu" else CUDA_BYTES
+    return max(1, budget // per_seed)
+
+
+def _step(
+    state: State,
+    config: ModelConfig,
+    recipe: Recipe,
+    task: Task,
+    batch: Batch,
+    step: int,
+    size: int,
+) -> None:
+    """One AdamW step of every seed, in place."""
+    gradient = torch.empty_like(state.weights)
+    smoothing = at(recipe.label_smoothing, step)
+    for start in range(0, len(state.weights), size):
+        rows = slice(start, start + size)
+        leaf = state.weights[rows].detach().requires_grad_()
+        logits = _answer_logits(leaf, config, task, batch.tokens[rows])
+        loss = exact_loss(logits, batch.answers[rows], smoothing).mean((1, 2))
+        gradient[rows] = torch.autograd.grad(loss.sum(), leaf)[0]
+    adamw(state, gradient, recipe, step)
+    if recipe.average == 0:
+        state.averaged.copy_(state.weights)
+    else:
+        # A young average is a plain one, so that it never holds on to the initial weights.
+        decay = min(recipe.average, (1 + step) / (10 + step))
+        state.averaged.lerp_(state.weights, 1 - decay)
+
+
+def adamw(state: State, gradient: Float[Tensor, "seed param"], recipe: Recipe, step: int) -> None:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) for every row, in place; step counts from 0.
+
+    As torch.optim.AdamW: first the decay, then the bias-corrected step.
+    """
+    lr, decay = at(recipe.lr, step), at(recipe.weight_decay, step)
+    state.mean.lerp_(gradient, 1 - recipe.beta1)
+    state.variance.mul_(recipe.beta2).addcmul_(gradient, gradient, value=1 - recipe.beta2)
+    state.weights.mul_(1 - lr * decay)
+    scale = state.variance.div(1 - recipe.beta2 ** (step + 1)).sqrt_().add_(recipe.eps)
+    state.weights.addcdiv_(state.mean, scale, value=-lr / (1 - recipe.beta1 ** (step + 1)))
+
+
+def _answer_logits(
+    flat: Float[Tensor, "seed param"],
+    config: ModelConfig,
+    task: Task,
+    tokens: Int[Tensor, "seed batch pos"],
+) -> Float[Tensor, "seed batch answer d_vocab_out"]:
+    return forward(unflatten(flat, config), tokens, config, positions=task.answer_positions).logits
+
+
+@torch.no_grad()
+def _evaluate(
+    state: State,
+    config: ModelConfig,
+    recipe: Recipe,
+    source: _Source,
+    rows: list[int],
+    step: int,
+    size: int,
+) -> list[Metrics]:
+    train = _measure(state, config, source, source.training(rows, step), size)
+    held_out = source.held_out(rows)
+    other = None if held_out is None else _measure(state, config, source, held_out, size)
+    metrics = []
+    for i, row in enumerate(rows):
+        loss, accuracy = (train[0][i], train[1][i])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"seed {source.seeds[row]} diverged: training loss is {loss} at step {step}; "
+                f"lower lr (now {at(recipe.lr, step):g}) or lengthen its warm-up"
+            )
+        beyond = (math.nan, math.nan) if other is None else (other[0][i], other[1][i])
+        metrics.append(Metrics(step, loss, accuracy, *beyond))
+    return metrics
+
+
+@torch.no_grad()
+def _measure(
+    state: State, config: ModelConfig, source: _Source, batch: Batch, size: int
+) -> tuple[list[float], list[float]]:
+    """Mean loss per answer token, and share of inputs answered exactly, for each seed."""
+    losses, accuracies = [], []
+    for start in range(0, len(batch.tokens), size):
+        rows = slice(start, start + size)
+        tokens, answers = batch.tokens[rows], batch.answers[rows]
+        logits = _answer_logits(state.averaged[rows], config, source.task, tokens)
+        losses += exact_loss(logits, answers).mean((1, 2)).tolist()
+        exact = (logits.argmax(-1) == answers).all(-1)
+        accuracies += exact.double().mean(1).tolist()
+    return losses, accuracies
