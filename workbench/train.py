@@ -10,7 +10,7 @@ reads the training loss.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,8 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.errors import TrainingError
-from workbench.recipe import Recipe, at
+from workbench.recipe import Recipe, at, kept_steps
 from workbench.task import Inputs, Task, randomise_labels
 from workbench.transformer import (
     ModelConfig,
@@ -56,6 +55,8 @@ class State(NamedTuple):
     """AdamW's first moment."""
     variance: Float[Tensor, "seed param"]
     """AdamW's second moment."""
+    sustained: Int[Tensor, " seed"]
+    """Evaluations in a row at which the training loss was low enough to stop."""
 
 
 class Metrics(NamedTuple):
@@ -77,7 +78,9 @@ class Snapshot:
     """The seeds still training, in the order of the rows."""
     metrics: tuple[Metrics, ...]
     finished: tuple[bool, ...]
-    """Which of them end here: out of steps, or stopped by the sustained criterion."""
+    """Which of them end here: out of steps, stopped by the sustained criterion, or failed."""
+    failures: tuple[str | None, ...]
+    """Why a seed cannot go on (its training diverged), or None."""
     state: State
     config: ModelConfig
 
@@ -98,42 +101,33 @@ def fit(
     device: torch.device,
     inputs: Inputs | None = None,
     start: tuple[int, State] | None = None,
-) -> Iterator[Snapshot]:
+) -> Generator[Snapshot, None, None]:
     """Train one network per seed, together. Yields at every evaluation, the first at step 0.
 
     Args:
         inputs: train on exactly these, instead of the split that the seed decides.
         start: (step, state) of an earlier snapshot to continue from; rows as in `seeds`.
 
-    Raises `TrainingError` when a loss is no longer finite, naming the seeds.
+    A seed whose loss is no longer finite ends with a reason in `Snapshot.failures`; the others
+    go on. The state of a snapshot is the trainer's own: copy what is to outlive the next step.
     """
     source = _Source(task, recipe, tuple(seeds), device, inputs)
     step, state = start or (0, _initial_state(config, recipe, seeds, device))
-    below = [0] * len(seeds)
     rows = list(range(len(seeds)))
-    size = _seeds_per_pass(config, recipe, source, device)
-    while True:
-        if step % recipe.evaluate_every == 0 or step == recipe.steps:
-            metrics = _evaluate(state, config, recipe, source, rows, step, size)
-            enough = -1.0 if recipe.stop_train_loss is None else recipe.stop_train_loss
-            below = [
-                count + 1 if row.train_loss <= enough else 0
-                for count, row in zip(below, metrics, strict=True)
-            ]
-            finished = tuple(
-                step == recipe.steps or count >= recipe.stop_sustained for count in below
-            )
-            alive = tuple(source.seeds[row] for row in rows)
-            yield Snapshot(step, alive, tuple(metrics), finished, state, config)
-            keep = [i for i, done in enumerate(finished) if not done]
+    size = _seeds_per_pass(config, source, device)
+    observed = {*kept_steps(recipe), *range(0, recipe.steps, recipe.evaluate_every)}
+    resumed_at = None if start is None else step
+    while rows:
+        if step in observed and step != resumed_at:
+            snapshot = _observe(state, config, recipe, source, rows, step, size)
+            yield snapshot
+            keep = [i for i, done in enumerate(snapshot.finished) if not done]
             if len(keep) < len(rows):
                 rows = [rows[i] for i in keep]
-                below = [below[i] for i in keep]
                 state = State(*(tensor[keep] for tensor in state))
-            if not rows:
-                return
-        _step(state, config, recipe, task, source.batch(rows, step), step, size)
-        step += 1
+        if rows:
+            _step(state, config, recipe, task, source.batch(rows, step), step, size)
+            step += 1
 
 
 def grokking_step(history: Sequence[Metrics]) -> int | None:
@@ -304,12 +298,12 @@ def _initial_state(
         params = init_params(config, generator, scale=recipe.init_scale)
         rows.append(flatten_params(params, config))
     weights = torch.stack(rows).to(device)
-    return State(weights, weights.clone(), torch.zeros_like(weights), torch.zeros_like(weights))
+    zeros = torch.zeros_like(weights)
+    sustained = torch.zeros(len(weights), dtype=torch.long, device=device)
+    return State(weights, weights.clone(), zeros, zeros.clone(), sustained)
 
 
-def _seeds_per_pass(
-    config: ModelConfig, recipe: Recipe, source: _Source, device: torch.device
-) -> int:
+def _seeds_per_pass(config: ModelConfig, source: _Source, device: torch.device) -> int:
     widest = max(config.d_mlp, config.d_model * config.n_ctx)
     positions = 1 if config.n_layers == 1 else config.n_ctx
     per_seed = 4 * source.n_train * positions * widest
@@ -367,7 +361,7 @@ def _answer_logits(
 
 
 @torch.no_grad()
-def _evaluate(
+def _observe(
     state: State,
     config: ModelConfig,
     recipe: Recipe,
@@ -375,21 +369,31 @@ def _evaluate(
     rows: list[int],
     step: int,
     size: int,
-) -> list[Metrics]:
+) -> Snapshot:
+    """Measure every seed, and decide from its training loss alone whether it ends here."""
     train = _measure(state, config, source, source.training(rows, step), size)
     held_out = source.held_out(rows)
-    other = None if held_out is None else _measure(state, config, source, held_out, size)
-    metrics = []
-    for i, row in enumerate(rows):
-        loss, accuracy = (train[0][i], train[1][i])
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"seed {source.seeds[row]} diverged: training loss is {loss} at step {step}; "
-                f"lower lr (now {at(recipe.lr, step):g}) or lengthen its warm-up"
-            )
-        beyond = (math.nan, math.nan) if other is None else (other[0][i], other[1][i])
-        metrics.append(Metrics(step, loss, accuracy, *beyond))
-    return metrics
+    nothing = [math.nan] * len(rows)
+    other = (nothing, nothing)
+    if held_out is not None:
+        other = _measure(state, config, source, held_out, size)
+    metrics = tuple(Metrics(step, *values) for values in zip(*train, *other, strict=True))
+    failures = tuple(
+        None
+        if math.isfinite(row.train_loss)
+        else f"diverged: training loss is {row.train_loss} at step {step}; lower lr "
+        f"(now {at(recipe.lr, step):g}) or lengthen its warm-up"
+        for row in metrics
+    )
+    enough = -1.0 if recipe.stop_train_loss is None else recipe.stop_train_loss
+    low = torch.tensor([row.train_loss <= enough for row in metrics], device=state.sustained.device)
+    state.sustained.copy_((state.sustained + 1) * low)
+    finished = tuple(
+        step == recipe.steps or failure is not None or count >= recipe.stop_sustained
+        for failure, count in zip(failures, state.sustained.tolist(), strict=True)
+    )
+    seeds = tuple(source.seeds[row] for row in rows)
+    return Snapshot(step, seeds, metrics, finished, failures, state, config)
 
 
 @torch.no_grad()
