@@ -67,10 +67,25 @@ class ResumeState(NamedTuple):
     tensors: Params
 
 
+class _Rows(NamedTuple):
+    """The metrics so far. Replaced as a whole, so that Ctrl-C cannot fall between its parts."""
+
+    digest: "hashlib._Hash"
+    size: int
+    last_step: int
+
+    @staticmethod
+    def of(written: bytes) -> "_Rows":
+        lines = written.splitlines()
+        last_step = int(from_json(lines[-1], where=METRICS)["step"]) if lines else 0
+        return _Rows(hashlib.sha256(written), len(written), last_step)
+
+    def record(self) -> FileRecord:
+        return FileRecord(size=self.size, sha256=self.digest.hexdigest())
+
+
 class RunWriter:
     """The right to write into one run directory; a context manager that gives it back."""
-
-    _last_step: int
 
     def __init__(self, path: Path, config: RunConfig, manifest: Manifest, lock: int) -> None:
         """Take over a locked directory at a manifest; use `create`, `reopen` or `open`."""
@@ -78,7 +93,7 @@ class RunWriter:
         self.config = config
         self._lock = lock
         self._files = dict(manifest.files)
-        self._count_metrics(read_recorded(path, manifest, METRICS))
+        self._rows = _Rows.of(read_recorded(path, manifest, METRICS))
         with explained("write", path):
             for folder in (CHECKPOINTS, RESUME):  # a copy by git or zip may lack empty ones
                 (path / folder).mkdir(exist_ok=True)
@@ -140,14 +155,14 @@ class RunWriter:
         """
         for row in rows:
             assert type(row.get("step")) is int, f"a metrics row needs its step: {row}"
-        steps = [self._last_step, *(row["step"] for row in rows)]
+        steps = [self._rows.last_step, *(row["step"] for row in rows)]
         assert steps == sorted(steps), f"metrics rows out of order: {steps}"
         data = b"".join(to_json(dict(row), where=f"metrics {dict(row)}") for row in rows)
         with explained("write", self.path / METRICS):
-            write_at(self._metrics, self._metrics_size, data)
-        self._metrics_hash.update(data)
-        self._metrics_size += len(data)
-        self._last_step = steps[-1]
+            write_at(self._metrics, self._rows.size, data)
+        digest = self._rows.digest.copy()
+        digest.update(data)
+        self._rows = _Rows(digest, self._rows.size + len(data), steps[-1])
 
     def save_checkpoint(self, step: int, params: Mapping[str, Tensor]) -> None:
         """Save the weights after `step` steps. Raises `WeightsError` for NaN or a wrong shape."""
@@ -164,9 +179,10 @@ class RunWriter:
             raise RunError(f"{self.path}: a complete run needs a checkpoint; save one first")
         with explained("write", self.path / METRICS):
             os.fsync(self._metrics)
-        files = {**self._files, METRICS: self._metrics_record()}
+        files = {**self._files, METRICS: self._rows.record()}
         kept = [] if complete else self.resume_steps[-RESUME_STATES_KEPT:]
         self._publish(files, kept, complete=complete, stopped=stopped)
+        self._remove_unlisted()
 
     @property
     def resume_steps(self) -> list[int]:
@@ -198,7 +214,7 @@ class RunWriter:
                     del files[step_path(folder, later)]
         kept = [earlier for earlier in self.resume_steps if earlier <= step]
         self._publish(files, kept, complete=False, stopped=None)
-        self._count_metrics(rows)
+        self._rows = _Rows.of(rows)
         self._forget_uncommitted()
 
     def close(self) -> None:
@@ -219,17 +235,8 @@ class RunWriter:
     ) -> None:
         self.close()
 
-    def _count_metrics(self, rows: bytes) -> None:
-        """Take these for the rows so far."""
-        self._metrics_hash, self._metrics_size = hashlib.sha256(rows), len(rows)
-        lines = rows.splitlines()
-        self._last_step = int(from_json(lines[-1], where=METRICS)["step"]) if lines else 0
-
-    def _metrics_record(self) -> FileRecord:
-        return FileRecord(size=self._metrics_size, sha256=self._metrics_hash.hexdigest())
-
     def _rows_up_to(self, step: int) -> bytes:
-        manifest = Manifest(files={METRICS: self._metrics_record()})
+        manifest = Manifest(files={METRICS: self._rows.record()})
         lines = read_recorded(self.path, manifest, METRICS).splitlines(keepends=True)
         return b"".join(line for line in lines if from_json(line, where=METRICS)["step"] <= step)
 
@@ -251,7 +258,7 @@ class RunWriter:
     def _publish(
         self, files: dict[str, FileRecord], kept: list[int], *, complete: bool, stopped: str | None
     ) -> None:
-        """Replace the manifest; then, and only then, remove what it no longer lists."""
+        """Replace the manifest; only then may anything it listed before be removed."""
         listed = {
             name: record
             for name, record in files.items()
@@ -260,13 +267,12 @@ class RunWriter:
         manifest = Manifest(files=listed, complete=complete, stopped=stopped)
         atomic_write(self.path / MANIFEST, manifest.to_bytes())
         self._files = listed
-        self._remove_unlisted()
 
     def _forget_uncommitted(self) -> None:
         """Cut off and remove what the manifest does not count."""
         self._remove_unlisted()
         with explained("write", self.path / METRICS):
-            os.ftruncate(self._metrics, self._metrics_size)
+            os.ftruncate(self._metrics, self._rows.size)
 
     def _remove_unlisted(self) -> None:
         with explained("tidy", self.path):

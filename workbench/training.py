@@ -98,10 +98,7 @@ def train_runs(
 def outcome_of(run: Run) -> Outcome:
     """What a run's metrics say of it."""
     rows = run.metrics()
-    history = [
-        Metrics(**{key: math.nan if row[key] is None else row[key] for key in Metrics._fields})
-        for row in rows
-    ]
+    history = [Metrics(**{key: _number(row[key]) for key in Metrics._fields}) for row in rows]
     last = history[-1]
     unknown = math.isnan(last.held_out_accuracy)
     best = max(row.train_accuracy for row in history)
@@ -229,3 +226,7 @@ def _seconds(writer: RunWriter) -> float:
     """Training time recorded before."""
     rows = open_run(writer.path).metrics()
     return float(rows[-1]["seconds"]) if rows else 0.0
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value

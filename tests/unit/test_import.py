@@ -124,7 +124,7 @@ TASKS = st.fixed_dictionaries(
 
 
 @given(shape=SHAPES, settings_=TASKS, spare=st.integers(0, 2), seed=st.integers(0, 99), say=...)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_shape_comes_back_whole(
     shape: dict[str, Any], settings_: dict[str, Any], spare: int, seed: int, say: bool
 ) -> None:

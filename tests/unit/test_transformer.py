@@ -31,7 +31,15 @@ REFERENCE = ModelConfig(
 )
 
 SMALL = ModelConfig(
-    n_layers=2, n_heads=2, d_model=6, d_head=3, d_mlp=8, d_vocab=5, d_vocab_out=4, n_ctx=4
+    n_layers=2,
+    n_heads=2,
+    d_model=6,
+    d_head=3,
+    d_mlp=8,
+    d_vocab=5,
+    d_vocab_out=4,
+    n_ctx=4,
+    attn_biases=True,
 )
 
 
@@ -48,8 +56,11 @@ def zeros(config: ModelConfig) -> Params:
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> Params:
+    """Fresh parameters with noise on top, so that no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: p.double() for name, p in init_params(config, generator).items()}
+    params = init_params(config, generator)
+    noise = {name: torch.randn(p.shape, generator=generator) for name, p in params.items()}
+    return {name: p.double() + 0.1 * noise[name] for name, p in params.items()}
 
 
 ONE_HEAD = ModelConfig(
@@ -194,6 +205,8 @@ def test_the_table_is_not_read_by_those_who_look_upstream() -> None:
     clean = forward(params, tokens, SMALL).logits
     edited = forward(params, tokens, SMALL, edits={"hook_embed": edit}).logits
     assert_close(edited[1:], clean[1:])
+    alone = forward(params, tokens[:1], SMALL, edits={"hook_embed": edit}).logits
+    assert_close(edited[:1], alone)
     assert (edited[0] - clean[0]).abs().max() > 0.1
 
 

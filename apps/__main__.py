@@ -1,0 +1,5 @@
+"""`python -m apps` is `workbench`."""
+
+from apps.cli import main
+
+main()

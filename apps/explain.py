@@ -1,0 +1,155 @@
+"""Explaining a run: the mechanism's findings as one document, beside the run and as a report."""
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from apps.report import render_report
+from circuits.cells import Subject
+from circuits.mechanism import Case, Explanation, Progress, mechanism_for
+from workbench import config
+from workbench.accuracy import measure_accuracy
+from workbench.errors import RunError
+from workbench.finding import finding_to_dict
+from workbench.run import Run
+from workbench.storage import atomic_write, from_json, tensors_to_bytes, to_json
+from workbench.training import outcome_of
+from workbench.version import __version__
+
+DOCUMENT, FIGURES, REPORT = "explanation.json", "explanation.safetensors", "report.html"
+
+
+def explain_run(
+    run: Run, *, device: torch.device, seed: int, n_draws: int, step: int | None
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Explain a run's network, write the findings and a report beside it, return the document.
+
+    Raises `RunError` for an incomplete run unless `step` names one of its checkpoints.
+    """
+    if not run.complete and step is None:
+        raise RunError(
+            f"{run.path} is incomplete; run the same `workbench train` again to resume it, or "
+            f"explain a checkpoint with --step (there are: {', '.join(map(str, run.steps))})"
+        )
+    started = time.monotonic()
+    explanation = yield from _explanation(run, device, seed, n_draws, step)
+    document = _document(run, explanation, step, time.monotonic() - started)
+    figures = {} if explanation is None else explanation.figures
+    save(run, document, figures)
+    return document
+
+
+def save(run: Run, document: dict[str, Any], figures: dict[str, Tensor]) -> None:
+    """Write findings, figures and report beside the run, each atomically."""
+    where = str(run.path / DOCUMENT)
+    atomic_write(run.path / FIGURES, tensors_to_bytes(_plain(figures)))
+    atomic_write(run.path / DOCUMENT, to_json(document, where=where, indent=1))
+    page = render_report(document, figures, run.metrics())
+    atomic_write(run.path / REPORT, page.encode())
+
+
+def saved_report(run: Run) -> str:
+    """The report of findings saved earlier, drawn again. Raises `RunError` where there are none."""
+    if not (run.path / DOCUMENT).is_file():
+        raise RunError(f"{run.path} has no findings yet; run `workbench explain {run.path}` first")
+    document = from_json((run.path / DOCUMENT).read_bytes(), where=str(run.path / DOCUMENT))
+    try:
+        figures = load_tensors((run.path / FIGURES).read_bytes())
+        return render_report(document, figures, run.metrics())
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.path}: the saved findings are damaged ({error}); "
+            f"run `workbench explain {run.path}` again"
+        ) from error
+
+
+def report_path(run: Run) -> Path:
+    """Where the report of a run is."""
+    return run.path / REPORT
+
+
+def _explanation(
+    run: Run, device: torch.device, seed: int, n_draws: int, step: int | None
+) -> Generator[Progress, None, Explanation | None]:
+    mechanism = mechanism_for(run.task)
+    if mechanism is None:
+        return None
+    params = {name: tensor.to(device) for name, tensor in run.params(step).items()}
+    split = run.split()
+    case = Case(
+        subject=Subject(params=params, config=run.config.model, task=run.task),
+        train=None if split is None else split.train,
+    )
+    return (yield from mechanism.explain(case, seed=seed, n_draws=n_draws))
+
+
+def _document(
+    run: Run, explanation: Explanation | None, step: int | None, seconds: float
+) -> dict[str, Any]:
+    trained = None if run.config.seed is None else outcome_of(run)
+    common = {
+        "workbench": __version__,
+        "task": run.task.to_dict(),
+        "run": str(run.path),
+        "weights_sha256": run.weights_sha256(step),
+    }
+    about = {
+        "model": config.to_dict(run.config.model),
+        "seed": run.config.seed,
+        "source": run.config.source,
+        "step": run.steps[-1] if step is None else step,
+        "grokking_step": None if trained is None else trained.grokking_step,
+        "seconds": {
+            "train": None if trained is None else trained.seconds,
+            "explain": round(seconds, 2),
+        },
+    }
+    found = _unexplained(run, step) if explanation is None else _explained(explanation)
+    return {**common, **found, **about}
+
+
+def _explained(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "n_inputs": explanation.n_inputs,
+        "exhaustive": explanation.exhaustive,
+        "accuracy": explanation.accuracy,
+        "accuracy_interval": None,
+        "held_out_accuracy": explanation.held_out_accuracy,
+        "min_margin": explanation.min_margin,
+        "mechanism": explanation.mechanism,
+        "verdict": explanation.verdict,
+        "reason": explanation.reason,
+        "key_frequencies": list(explanation.key_frequencies),
+        "findings": [finding_to_dict(finding) for finding in explanation.findings],
+        "parts": explanation.parts,
+    }
+
+
+def _unexplained(run: Run, step: int | None) -> dict[str, Any]:
+    """A task without a known mechanism: how well it is done, and where to look further."""
+    accuracy = measure_accuracy(run.params(step), run.config.model, run.task)
+    return {
+        "n_inputs": accuracy.n,
+        "exhaustive": accuracy.exhaustive,
+        "accuracy": accuracy.value,
+        "accuracy_interval": accuracy.interval,
+        "held_out_accuracy": None,
+        "min_margin": None,
+        "mechanism": None,
+        "verdict": "not identified",
+        "reason": f"no mechanism is known for {run.task.name}; trace it with `workbench circuit` "
+        "or probe it with `workbench probe`",
+        "key_frequencies": [],
+        "findings": [],
+        "parts": {},
+    }
+
+
+def _plain(figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as files hold them: contiguous, on the CPU, and never empty-named."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in figures.items()}
