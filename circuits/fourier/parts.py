@@ -35,6 +35,8 @@ KEPT_ENOUGH = 0.999
 """Embedding planes are enough when kept alone they give this share of the full accuracy."""
 MAX_PLANES = 12
 """At most this many embedding planes are named, and never more than half of all."""
+PLANE_SHARE = 1e-3
+"""A plane with less than this share of the embeddings' squared norm is never named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,8 @@ def _embedding_frequencies(
 ) -> tuple[tuple[int, ...], bool]:
     """The shortest prefix of the spectrum that suffices and is needed; else the best one."""
     planes = characters.fourier_planes(structure(subject))
-    order = energy.argsort(descending=True)[: min(MAX_PLANES, len(energy) // 2)]
+    order = energy.argsort(descending=True)[: min(MAX_PLANES, max(1, len(energy) // 2))]
+    order = order[: max(1, int((energy[order] >= PLANE_SHARE * energy.sum()).sum()))]
     prefixes = torch.stack(
         [characters.projector(planes[order[: m + 1]]) for m in range(len(order))]
     )

@@ -212,8 +212,10 @@ def _finding(
     controls = list(test.controls(study))
     if controls:
         for name, network in networks:
-            value, n = test.value(network).value, len(network.inputs)
-            controls.append(Control(name=name, value=value, n=n, interval=None, unit="inputs"))
+            there = test.value(network)
+            unit = "networks" if there.per_input is None else "inputs"
+            n = 1 if there.per_input is None else len(network.inputs)
+            controls.append(Control(name=name, value=there.value, n=n, interval=None, unit=unit))
     per_input = measured.per_input
     return Finding(
         id=test.id,

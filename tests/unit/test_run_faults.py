@@ -189,13 +189,14 @@ def test_going_back_one_state_is_one_commit(kind: str, tmp_path: Path) -> None:
     assert seen == {1, 2} and 5 < at < 99
 
 
-def test_training_goes_on_after_a_full_disk_has_room_again(tmp_path: Path, trained: Path) -> None:
-    """The same writer, at each of its writes, in the same process."""
+@pytest.mark.parametrize("kind", ["Ctrl-C", "full disk"])
+def test_the_same_writer_can_go_on(kind: str, tmp_path: Path, trained: Path) -> None:
+    """A disk that has room again, or a trainer that saves once more after Ctrl-C."""
     for at in range(1, 60):
         path = tmp_path / str(at)
         writer = RunWriter.create(path, CONFIG)
         with pytest.MonkeyPatch.context() as monkeypatch:
-            Fault(monkeypatch, at, "full disk")
+            Fault(monkeypatch, at, kind)
             for step in (1, 2, 3):
                 row, moment = {"step": step, "loss": 1 / step}, torch.full((2,), float(step))
                 retry(writer.append_metrics, [row])
@@ -210,7 +211,7 @@ def test_training_goes_on_after_a_full_disk_has_room_again(tmp_path: Path, train
 def retry(act: Callable[..., None], *args: object, **options: object) -> None:
     try:
         act(*args, **options)
-    except RunError:
+    except (RunError, KeyboardInterrupt):
         act(*args, **options)
 
 
