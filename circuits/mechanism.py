@@ -4,9 +4,10 @@ A mechanism is one file in `circuits/mechanisms/`, registered by name. `explain`
 and returns an `Explanation`: findings beside their controls, and a verdict by written rules.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from jaxtyping import Int
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from circuits.cells import Subject
 from workbench.finding import Finding, Verdict
 from workbench.registry import Registry
-from workbench.task import Inputs, Task
+from workbench.task import Task
 
 
 class Progress(NamedTuple):
@@ -30,10 +31,8 @@ class Case:
     """A network to explain, and what it was trained on."""
 
     subject: Subject
-    train: Inputs | None
+    train: Int[Tensor, "train operand"] | None
     """The training pairs, or None where the split is unknown."""
-    trained_on: Int[Tensor, " batch"] | None = None
-    """Labels of the training pairs, where they are not the task's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,28 +58,22 @@ class Explanation:
     """Arrays for the report's pictures."""
 
 
-class Mechanism(Protocol):
+class Mechanism(ABC):
     """A way a network may do a task."""
 
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        ...
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line."""
 
-    @property
-    def summary(self) -> str:
-        """One line."""
-        ...
-
+    @abstractmethod
     def applies_to(self, task: Task) -> bool:
         """Whether this mechanism is a known way to do the task."""
-        ...
 
+    @abstractmethod
     def explain(
         self, case: Case, *, seed: int, n_draws: int
     ) -> Generator[Progress, None, Explanation]:
         """Name the parts, test them, and judge. Yields progress, returns the explanation."""
-        ...
 
 
 mechanisms: Registry[Mechanism] = Registry("mechanism", "circuits.mechanisms")

@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from workbench.finding import Interval
 from workbench.stats import wilson_interval
@@ -24,8 +26,10 @@ class Accuracy(NamedTuple):
 
 
 @torch.no_grad()
-def right(params: Params, config: ModelConfig, task: Task, inputs: Inputs) -> torch.Tensor:
-    """Which inputs are answered exactly, all answer tokens right: `[batch]`."""
+def right(
+    params: Params, config: ModelConfig, task: Task, inputs: Inputs
+) -> Bool[Tensor, " batch"]:
+    """Which inputs are answered exactly, all answer tokens right."""
     device = params["embed.W_E"].device
     found = []
     for chunk in inputs.split(ROWS_PER_PASS):  # type: ignore[no-untyped-call]

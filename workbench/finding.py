@@ -6,6 +6,10 @@ Findings are data. They are written as JSON beside the run and read back by repo
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from workbench import config as configuration
+from workbench.errors import ConfigError
+from workbench.registry import unknown
+
 Interval = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
 
@@ -55,13 +59,22 @@ def finding_to_dict(finding: Finding) -> dict[str, Any]:
 
 
 def finding_from_dict(data: dict[str, Any]) -> Finding:
-    """The inverse of `finding_to_dict`."""
-    controls = tuple(
-        Control(**{**control, "interval": _pair(control["interval"])})
-        for control in data["controls"]
-    )
-    return Finding(**{**data, "interval": _pair(data["interval"]), "controls": controls})
+    """The inverse of `finding_to_dict`. Raises `ConfigError` for any key or value out of place."""
+    _require_keys(Finding, data, where="finding")
+    if not isinstance(data["controls"], list):
+        raise ConfigError(f"finding controls = {data['controls']!r}: it must be a list [...]")
+    for control in data["controls"]:
+        _require_keys(Control, control, where="control")
+    return configuration.from_dict(Finding, data, where="finding")
 
 
-def _pair(interval: Any) -> Interval | None:
-    return None if interval is None else (float(interval[0]), float(interval[1]))
+def _require_keys(cls: type[Any], data: Any, *, where: str) -> None:
+    """Every key and no other; pydantic would let a nested unknown one pass."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} = {data!r}: it must be an object {{...}}")
+    for key in data:
+        if key not in configuration.keys(cls):
+            raise ConfigError(unknown(f"{where} key", key, configuration.keys(cls)))
+    missing = [key for key in configuration.keys(cls) if key not in data]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}; write it again with explain")

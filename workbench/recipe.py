@@ -4,34 +4,62 @@ A schedule is a list of (step, value) knots, joined by straight lines and consta
 On the command line: `--set lr=0.01` (constant) or `--set lr=0:0,10:0.01,200:0.001`.
 """
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from workbench.errors import ConfigError, UnknownName
 from workbench.registry import unknown
 from workbench.task import Task
 from workbench.transformer import ModelConfig
 
+HOW_TO_WRITE = "knots need ascending steps and finite values >= 0, such as 0.01 or 0:0,10:0.01"
 
-def _read_schedule(value: object) -> object:
-    """Accept a bare number, or text such as `0:0,10:0.01`, where a schedule is wanted."""
-    if isinstance(value, int | float):
-        return ((0, float(value)),)
-    if isinstance(value, str):
-        knots = [part.split(":") for part in value.split(",")]
-        if all(len(knot) == 1 for knot in knots) and len(knots) == 1:
-            return ((0, value),)
-        return tuple(tuple(knot) for knot in knots)
+
+def _read_schedule(value: Any) -> tuple[tuple[int, float], ...]:
+    """A bare number, text such as `0:0,10:0.01`, or a list of [step, value] pairs."""
+    try:
+        if isinstance(value, str):
+            value = json.loads(value) if value.startswith("[") else _read_knots(value)
+        if isinstance(value, int | float):
+            value = [(0, value)]
+        return tuple((_whole(step), _number(value)) for step, value in value)
+    except (ValueError, TypeError, OverflowError):
+        raise PydanticCustomError("schedule", HOW_TO_WRITE) from None
+
+
+def _read_knots(text: str) -> list[tuple[int, float]] | float:
+    if ":" not in text:
+        return float(text)
+    knots = [knot.split(":") for knot in text.split(",")]
+    return [(int(step), float(value)) for step, value in knots]
+
+
+def _read_steps(value: Any) -> Any:
+    """Accept text such as `10,20` where steps are wanted."""
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
     return value
 
 
-Schedule = Annotated[
-    tuple[tuple[int, float], ...], Field(min_length=1), BeforeValidator(_read_schedule)
-]
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
+
+
+Schedule = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_read_schedule)]
 """Knots (step, value), by ascending step."""
+Steps = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_read_steps)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +75,10 @@ class Recipe:
     """Share of the target spread evenly over all outputs."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-8
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the exponential average of the weights that is evaluated and kept; 0 for none."""
-    init_scale: Annotated[float, Field(gt=0)] = 1.0
+    init_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Initial standard deviation of every matrix, times sqrt(d_model)."""
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -63,24 +91,24 @@ class Recipe:
     evaluate_every: Annotated[int, Field(ge=1)] = 10
     evaluate_on: Annotated[int, Field(ge=1)] = 2000
     """Held-out inputs per evaluation where the domain is sampled."""
-    checkpoint_steps: tuple[int, ...] = ()
+    checkpoint_steps: Steps = ()
     """Steps to keep besides the first and the last."""
     log_checkpoints: Annotated[int, Field(ge=0)] = 8
     """How many logarithmically spaced steps to keep as well."""
-    stop_train_loss: float | None = None
+    stop_train_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Stop a seed when its training loss has been at most this ..."""
     stop_sustained: Annotated[int, Field(ge=1)] = 5
     """... at this many evaluations in a row."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "label_smoothing"):
-            steps = [step for step, _ in getattr(self, name)]
-            values = [value for _, value in getattr(self, name)]
-            if steps != sorted(set(steps)) or min(values) < 0:
-                raise ConfigError(
-                    f"recipe {name} = {getattr(self, name)}: knots must have ascending steps "
-                    f"and values >= 0, such as 0:0,10:0.01"
-                )
+        highest = {"lr": math.inf, "weight_decay": math.inf, "label_smoothing": 1.0}
+        for name, limit in highest.items():
+            knots = getattr(self, name)
+            steps = [step for step, _ in knots]
+            ascending = bool(steps) and steps == sorted(set(steps)) and steps[0] >= 0
+            if not ascending or not all(0 <= v <= limit and v < math.inf for _, v in knots):
+                limited = "" if limit == math.inf else f", and {name} cannot exceed {limit:g}"
+                raise ConfigError(f"recipe {name} = {knots}: {HOW_TO_WRITE}{limited}")
 
 
 def at(schedule: tuple[tuple[int, float], ...], step: int) -> float:
@@ -168,8 +196,8 @@ def find_recipe(name: str) -> Recipe:
 
 
 def default_recipe(task: Task) -> str:
-    """The recipe that suits a task: full batches where the domain is listed, else sampled."""
-    if task.enumerable:
+    """The recipe that suits a task: full batches for one answer token, else small ones."""
+    if len(task.answer_positions) == 1:
         return "modular"
     most_first = getattr(task, "answer_order", "") == "most_significant_first"
     return "digits_most_significant_first" if most_first else "digits"
@@ -177,7 +205,7 @@ def default_recipe(task: Task) -> str:
 
 def default_model(task: Task) -> ModelConfig:
     """The network that suits a task: Nanda's one-layer one, or two layers with LayerNorm."""
-    n_layers = 1 if task.enumerable else 2
+    n_layers = 1 if len(task.answer_positions) == 1 else 2
     return ModelConfig(
         n_layers=n_layers,
         n_heads=4,

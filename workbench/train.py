@@ -20,7 +20,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench.errors import ConfigError
 from workbench.recipe import Recipe, at, kept_steps
+from workbench.registry import unknown
 from workbench.task import Inputs, Task, randomise_labels
 from workbench.transformer import (
     ModelConfig,
@@ -110,9 +112,12 @@ def fit(
 
     A seed whose loss is no longer finite ends with a reason in `Snapshot.failures`; the others
     go on. The state of a snapshot is the trainer's own: copy what is to outlive the next step.
+    Raises what `check_training` raises.
     """
+    check_training(task, config, recipe, inputs=inputs)
     source = _Source(task, recipe, tuple(seeds), device, inputs)
     step, state = start or (0, _initial_state(config, recipe, seeds, device))
+    state = State(*(tensor.clone() for tensor in state))  # steps are taken in place
     rows = list(range(len(seeds)))
     size = _seeds_per_pass(config, source, device)
     observed = {*kept_steps(recipe), *range(0, recipe.steps, recipe.evaluate_every)}
@@ -130,11 +135,38 @@ def fit(
             step += 1
 
 
+def check_training(
+    task: Task, config: ModelConfig, recipe: Recipe, *, inputs: Inputs | None = None
+) -> None:
+    """Raise `ConfigError` or `TaskError` where this training could not begin."""
+    least = {
+        "n_ctx": task.n_ctx,
+        "d_vocab": len(task.vocabulary),
+        "d_vocab_out": task.n_answer_tokens,
+    }
+    for key, needed in least.items():
+        if (got := getattr(config, key)) < needed:
+            raise ConfigError(f"model {key} = {got}: {task.label} needs at least {needed}")
+    if inputs is not None:
+        return
+    if task.enumerable:
+        task.split(0, recipe.train_fraction)  # says so where the domain is too small
+        return
+    if recipe.batch_size is None:
+        raise ConfigError(
+            f"recipe batch_size = None: {task.label} has {task.domain_size} inputs, too many for "
+            "one batch; set batch_size=256, or so"
+        )
+    if recipe.enriched is not None and recipe.enriched not in task.distributions:
+        kind = f"{task.name} distribution"
+        raise ConfigError(f"recipe enriched: {unknown(kind, recipe.enriched, task.distributions)}")
+
+
 def grokking_step(history: Sequence[Metrics]) -> int | None:
     """First evaluated step from which held-out accuracy stays at least 99.9 % to the end."""
     reached = None
     for row in history:
-        if row.held_out_accuracy < GROKKED:
+        if not row.held_out_accuracy >= GROKKED:  # NaN: nothing is held out
             reached = None
         elif reached is None:
             reached = row.step
@@ -244,7 +276,8 @@ class _Source:
         recipe, generator = self.recipe, _generator(seed, step)
         enriched = round(n * recipe.enriched_share) if step >= 0 and recipe.enriched else 0
         parts = [(n - enriched, "uniform"), (enriched, recipe.enriched or "uniform")]
-        return torch.cat([self._draw(k, name, seed, step < 0, generator) for k, name in parts])
+        drawn = [self._draw(k, name, seed, step < 0, generator) for k, name in parts if k]
+        return torch.cat(drawn)
 
     def _draw(
         self, n: int, distribution: str, seed: int, held_out: bool, generator: torch.Generator
@@ -256,7 +289,7 @@ class _Source:
                 drawn, seed=seed, train_fraction=self.recipe.train_fraction
             )
             found.append(drawn[mask == held_out])
-        return torch.cat([*found, torch.zeros(0, 2, dtype=torch.long)])[:n]
+        return torch.cat(found)[:n]
 
     def _encode(
         self,
@@ -333,7 +366,7 @@ def _step(
     if recipe.average == 0:
         state.averaged.copy_(state.weights)
     else:
-        # A young average is a plain one, so that it never holds on to the initial weights.
+        # A young average is a short one, so that it soon lets go of the initial weights.
         decay = min(recipe.average, (1 + step) / (10 + step))
         state.averaged.lerp_(state.weights, 1 - decay)
 
@@ -401,12 +434,15 @@ def _measure(
     state: State, config: ModelConfig, source: _Source, batch: Batch, size: int
 ) -> tuple[list[float], list[float]]:
     """Mean loss per answer token, and share of inputs answered exactly, for each seed."""
-    losses, accuracies = [], []
+    loss = torch.zeros(len(batch.tokens), dtype=torch.float64, device=batch.tokens.device)
+    right = torch.zeros_like(loss)
     for start in range(0, len(batch.tokens), size):
         rows = slice(start, start + size)
-        tokens, answers = batch.tokens[rows], batch.answers[rows]
-        logits = _answer_logits(state.averaged[rows], config, source.task, tokens)
-        losses += exact_loss(logits, answers).mean((1, 2)).tolist()
-        exact = (logits.argmax(-1) == answers).all(-1)
-        accuracies += exact.double().mean(1).tolist()
-    return losses, accuracies
+        # As many inputs at once as a training step has, which is what `size` allows for.
+        parts = (torch.split(part[rows], source.n_train, dim=1) for part in batch)
+        for tokens, answers in zip(*parts, strict=True):
+            logits = _answer_logits(state.averaged[rows], config, source.task, tokens)
+            loss[rows] += exact_loss(logits, answers).double().sum((1, 2))
+            right[rows] += (logits.argmax(-1) == answers).all(-1).sum(1)
+    _, n_inputs, n_answers = batch.answers.shape
+    return (loss / (n_inputs * n_answers)).tolist(), (right / n_inputs).tolist()

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import torch
 
 from workbench import config as configuration
-from workbench.errors import TrainingError
+from workbench.errors import RunError, TrainingError
 from workbench.recipe import Recipe, kept_steps
 from workbench.run import Run, RunConfig, is_run, open_run
 from workbench.run_writer import RunWriter
 from workbench.task import Task
-from workbench.train import Metrics, Snapshot, State, fit, grokking_step
+from workbench.train import Metrics, Snapshot, State, check_training, fit, grokking_step
 from workbench.transformer import ModelConfig
 
 COMMIT_SECONDS = 5.0
@@ -76,6 +76,7 @@ def train_runs(
     Raises `RunError` where a directory is damaged, or another process trains into it, and
     `TrainingError` when seeds diverged (after the others have finished).
     """
+    check_training(task, model, recipe)  # before there are directories
     paths = {seed: runs / run_name(task, model, recipe, seed) for seed in seeds}
     failures: dict[int, str] = {}
     with ExitStack() as stack:
@@ -96,8 +97,10 @@ def train_runs(
 
 
 def outcome_of(run: Run) -> Outcome:
-    """What a run's metrics say of it."""
+    """What a run's metrics say of it. Raises `RunError` where there are none."""
     rows = run.metrics()
+    if not rows:
+        raise RunError(f"{run.path} has no metrics; run the same training to resume it")
     history = [Metrics(**{key: _number(row[key]) for key in Metrics._fields}) for row in rows]
     last = history[-1]
     unknown = math.isnan(last.held_out_accuracy)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.cells import Subject, logits_of, split_operands
@@ -27,7 +27,7 @@ from circuits.fourier.parts import (
 )
 from circuits.fourier.study import Measured, Study
 from circuits.fourier.tests import TESTS, Test
-from circuits.mechanism import Case, Explanation, Progress, mechanisms
+from circuits.mechanism import Case, Explanation, Mechanism, Progress, mechanisms
 from workbench.finding import Control, Finding, Support, Verdict
 from workbench.task import Inputs, Task
 
@@ -118,7 +118,7 @@ def judge(accuracy: float, supports: dict[str, Support]) -> tuple[Verdict, str]:
     return ("partial" if 2 * n_held >= len(applicable) > 0 else "not identified"), why
 
 
-class FourierMechanism:
+class FourierMechanism(Mechanism):
     """Operands on circles, logits a sum of cos(w_k (a + b - c))."""
 
     name: ClassVar[str] = "fourier"
@@ -155,7 +155,11 @@ class FourierMechanism:
 mechanisms.register("fourier")(FourierMechanism())
 
 
-def _naming_pairs(case: Case, domain: Inputs, seed: int) -> Inputs:
+Pairs = Int[Tensor, "pair operand"]
+"""Some of the inputs."""
+
+
+def _naming_pairs(case: Case, domain: Inputs, seed: int) -> Pairs:
     """The training pairs, or a seeded sample of all pairs where they are unknown."""
     if case.train is not None:
         return case.train
@@ -169,7 +173,7 @@ def _task_label(task: Task) -> Callable[[Inputs], Int[Tensor, " batch"]]:
 
 def _study(
     subject: Subject,
-    naming: Inputs,
+    naming: Pairs,
     inputs: Inputs,
     label: Callable[[Inputs], Int[Tensor, " batch"]],
     seed: int,
@@ -191,7 +195,7 @@ def _study(
     )
 
 
-def _control_study(study: Study, network: ControlNetwork, naming: Inputs) -> Study:
+def _control_study(study: Study, network: ControlNetwork, naming: Pairs) -> Study:
     """The same procedure on a control network, on the inputs that it was given."""
     inputs = naming if network.inputs is None else network.inputs
     control = _study(
@@ -235,7 +239,7 @@ def _finding(
     )
 
 
-def _contains(domain: Inputs, inputs: Inputs) -> Tensor:
+def _contains(domain: Inputs, inputs: Pairs) -> Bool[Tensor, " batch"]:
     """Which rows of the domain are among these inputs."""
     width = int(domain.max()) + 1
     return torch.isin(domain[:, 0] * width + domain[:, 1], inputs[:, 0] * width + inputs[:, 1])

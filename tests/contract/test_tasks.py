@@ -6,7 +6,6 @@ The tasks and their oracles are listed in `task_cases`; a new task file needs no
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,15 +24,6 @@ from tests.contract.task_cases import (
 )
 from workbench.errors import ConfigError, PairError, TaskError
 from workbench.task import Task, randomise_labels, task_from_dict, tasks, uniform_hash
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are small: on a busy machine a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_every_task_module_registers_its_own_name() -> None:

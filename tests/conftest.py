@@ -1,4 +1,4 @@
-"""One thread for these tests: their tensors are tiny, and threads would only wait."""
+"""One thread for every test: their tensors are tiny, and a second thread would only wait."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,0 +1,383 @@
+"""The report of an explanation: one page that shows every number beside its control.
+
+`render_report` is pure: it takes the JSON object that `workbench explain --json` prints (with
+`parts`), the mechanism's arrays and the training metrics, and returns the page. A number that is
+missing is shown as a dash; a section without data says why it is empty.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from apps.figures import Bar, Mark, Series, bar_panel, line_chart
+from apps.page import (
+    as_float,
+    badge,
+    count,
+    counted,
+    details,
+    escaped,
+    figure,
+    interval,
+    listed,
+    number,
+    page,
+    pairs,
+    plain_number,
+    seconds,
+    section,
+    table,
+    titled_figure,
+    words,
+)
+from apps.report_pictures import formula_section, gallery_section, maps_section, spectra_section
+
+Document = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+DRAWN_ROWS = 1500
+"""A training curve is drawn through at most about this many evaluations."""
+LISTED_ROWS = 40
+"""The table beside it lists at most about this many."""
+
+
+def render_report(
+    document: dict[str, Any], figures: dict[str, Tensor], metrics: list[dict[str, Any]]
+) -> str:
+    """The page as one string of HTML.
+
+    Args:
+        document: what `workbench explain --json` prints, with `parts`.
+        figures: the explanation's arrays; may be empty.
+        metrics: rows of metrics.jsonl; empty for a network whose training is unknown.
+    """
+    return page(
+        f"{_task_title(document)}: {document.get('verdict')}",
+        (
+            _header(document),
+            _findings(document),
+            _bars(document),
+            maps_section(document, figures),
+            spectra_section(document, figures),
+            formula_section(document, figures),
+            _parts(document),
+            gallery_section(document, figures),
+            _training(document, metrics),
+            _check(document),
+        ),
+    )
+
+
+# ---------------------------------------------------------------------- verdict
+
+
+def _header(document: Document) -> str:
+    spent, source = document.get("seconds") or {}, document.get("source")
+    facts = {
+        "Task": pairs(document.get("task") or {}),
+        "Run": f"<code>{escaped(document.get('run'))}</code>",
+        "Network": pairs(document.get("model") or {}),
+        "Mechanism tested": escaped(document.get("mechanism") or "none"),
+        "Smallest margin": f"{number(document.get('min_margin'), 3)} nats (logit of the right "
+        f"answer minus the largest other, over {_inputs(document)})",
+        "Time": f"training {seconds(spent.get('train'))}, "
+        f"explaining {seconds(spent.get('explain'))}",
+    }
+    if source:
+        facts["Source, as its publisher has it"] = pairs(source)
+    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+    return (
+        f'<header>\n<p class="kicker">Workbench report</p>\n'
+        f"<h1>{escaped(_task_title(document))}</h1>\n"
+        f'<p class="verdict">{badge(document.get("verdict"))} {_sentence(document)}</p>\n'
+        f"<dl>{rows}</dl>\n</header>"
+    )
+
+
+def _task_title(document: Document) -> str:
+    task = document.get("task") or {}
+    name = str(task.get("name", "unknown task")).replace("_", " ")
+    return name[:1].upper() + name[1:] + (f", p = {task['p']}" if "p" in task else "")
+
+
+def _sentence(document: Document) -> str:
+    """Why, the key frequencies, accuracy over all inputs, accuracy on held-out pairs."""
+    accuracy, keys = as_float(document.get("accuracy")), document.get("key_frequencies") or ()
+    clauses = [escaped(document.get("reason") or "no reason was recorded")]
+    if keys:
+        clauses.append(f"key frequencies {listed(keys)}")
+    elif document.get("mechanism"):
+        clauses.append("no key frequency was found")
+    if document.get("exhaustive") and math.isfinite(accuracy):
+        n = int(document["n_inputs"])
+        clauses.append(f"right on {round(accuracy * n):,} of all {n:,} inputs")
+    else:
+        ends = interval(document.get("accuracy_interval"))
+        clauses.append(
+            f"accuracy {number(accuracy)} over {_inputs(document)}, 95 % interval {ends}"
+        )
+    held_out = document.get("held_out_accuracy")
+    clauses.append(
+        "held-out accuracy unknown: which pairs this network was trained on is not known"
+        if held_out is None
+        else f"accuracy {number(held_out)} on the pairs held out from training"
+    )
+    text = "; ".join(clauses)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _inputs(document: Document) -> str:
+    which = "all" if document.get("exhaustive") else "a sample of"
+    return f"{which} {count(document.get('n_inputs'))} inputs"
+
+
+# ---------------------------------------------------------------------- findings
+
+
+def _findings(document: Document) -> str:
+    title = "What was claimed, and what should have failed"
+    findings = document.get("findings") or ()
+    if not findings:
+        return section(
+            title,
+            "<p>No claim was tested: no mechanism is known for this task. <code>workbench circuit"
+            "</code> and <code>workbench probe</code> look for parts without one.</p>",
+        )
+    heads = "".join(f'<th class="num">{head}</th>' for head in _COLUMNS)
+    bodies = "".join(f"<tbody>{_claim(f)}{_controls(f)}</tbody>" for f in findings)
+    known = document.get("held_out_accuracy") is not None
+    return section(
+        title,
+        "<p>Each claim was tested by an intervention on this network. The rows below a claim are "
+        "the same number where the claim should fail; a control that the rule does not name is "
+        "shown and not ruled on.</p>",
+        '<div class="wide"><table class="findings"><thead><tr><th scope="col">Claim, then its '
+        f'controls</th>{heads}<th scope="col">Verdict</th></tr></thead>{bodies}</table></div>',
+        '<p class="note">Held out: the same number over the pairs that '
+        + ("neither training nor naming saw." if known else _NOT_NAMED)
+        + " A dash in place of an interval: nothing was averaged over draws.</p>",
+    )
+
+
+_COLUMNS = ("Value", "95 % interval", "n", "Held out")
+_NOT_NAMED = (
+    "were not used to name the parts (which pairs this network was trained on is not known)."
+)
+
+
+def _claim(finding: Row) -> str:
+    also = "; ".join(f"{words(k)} {number(v)}" for k, v in (finding.get("details") or {}).items())
+    notes = f"Value: {escaped(finding['measure'])}. Rule: {escaped(finding['rule'])}."
+    notes += f" Also measured: {also}." if also else ""
+    cells = (
+        number(finding["value"]),
+        interval(finding.get("interval")),
+        count(finding["n"]),
+        number(finding.get("held_out")),
+    )
+    return (
+        f'<tr class="claim"><th scope="row"><code>{escaped(finding["id"])}</code> '
+        f"{escaped(finding['claim'])}<small>{notes}</small></th>"
+        + "".join(f'<td class="num">{cell}</td>' for cell in cells)
+        + f"<td>{badge(finding['verdict'])}</td></tr>"
+    )
+
+
+def _controls(finding: Row) -> str:
+    return "".join(
+        f'<tr><th scope="row" class="control">{escaped(control["name"])}</th>'
+        f'<td class="num">{number(control["value"])}</td>'
+        f'<td class="num">{interval(control.get("interval"))}</td>'
+        f'<td class="num">{counted(control["n"], control.get("unit", "draws"))}</td>'
+        "<td></td><td></td></tr>"
+        for control in finding.get("controls") or ()
+    )
+
+
+def _bars(document: Document) -> str:
+    findings = document.get("findings") or ()
+    if not findings:
+        return ""
+    panels = []
+    for finding in findings:
+        bars = _bars_of(finding)
+        rows = ", ".join(f"{bar.name} {bar.shown}" for bar in bars)
+        label = f"{finding['id']}, {finding['measure']}: {rows}"
+        caption = f"<code>{escaped(finding['id'])}</code> {escaped(finding['measure'])}"
+        panels.append(titled_figure(caption, bar_panel(bars, label=label)))
+    return section(
+        "Beside the controls",
+        "<p>The numbers of the table above, on axes from 0 to 1. Whiskers are 95 % intervals; the "
+        "outlined bar is the value on held-out pairs. A value beyond the axis ends in an arrow "
+        "head.</p>",
+        f'<div class="panels">{"".join(panels)}</div>',
+    )
+
+
+def _bars_of(finding: Row) -> list[Bar]:
+    rows = [("this network", finding["value"], finding.get("interval"), "finding")]
+    if finding.get("held_out") is not None:
+        rows.append(("held-out pairs", finding["held_out"], None, "held-out"))
+    rows += [
+        (control["name"], control["value"], control.get("interval"), "control")
+        for control in finding.get("controls") or ()
+    ]
+    return [
+        Bar(str(name), as_float(value), ends, style, plain_number(value))
+        for name, value, ends, style in rows
+    ]
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def _parts(document: Document) -> str:
+    parts = document.get("parts") or {}
+    planes, heads = parts.get("planes") or (), parts.get("heads") or ()
+    if not planes and not heads:
+        return ""
+    known = document.get("held_out_accuracy") is not None
+    on = "the training pairs" if known else "part of the pairs"
+    content = [f"<p>Named on {on}, then frozen for every test above.</p>"]
+    if planes:
+        content += ["<h3>Planes, by frequency</h3>", _planes(planes, document)]
+    if parts.get("embedding_complete") is False:
+        content.append(
+            '<p class="note">The named planes of the embeddings do not suffice on the pairs they '
+            "were named on.</p>"
+        )
+    if heads:
+        content += ["<h3>Heads</h3>", _heads(heads)]
+    return section("Parts", *content)
+
+
+def _planes(planes: Sequence[Row], document: Document) -> str:
+    keys = {str(key) for key in document.get("key_frequencies") or ()}
+    shares = ("Share of logit variance", "Share of embedding")
+    return table(
+        ("Frequency k", "Key", "α<sub>k</sub>, nats", *shares, "Neurons"),
+        [
+            (
+                escaped(plane["frequency"]),
+                "yes" if str(plane["frequency"]) in keys else "no",
+                number(plane["alpha"], 3),
+                number(plane["logit_share"]),
+                number(plane["embedding_share"]),
+                count(plane["neurons"]),
+            )
+            for plane in planes
+        ],
+    )
+
+
+def _heads(heads: Sequence[Row]) -> str:
+    shares = [head.get("frequency_shares") or {} for head in heads]
+    names = list(dict.fromkeys(k for share in shares for k in share))
+    rows = [
+        [
+            escaped(head["name"]),
+            number(head["accuracy_without"]),
+            *(number(share.get(k)) for k in names),
+        ]
+        for head, share in zip(heads, shares, strict=True)
+    ]
+    columns = ("Head", "Accuracy without it", *(f"k = {escaped(k)}" for k in names))
+    return table(columns, rows) + (
+        '<p class="note">Accuracy without: over all inputs, the head set to its mean. Columns k: '
+        "share of the head's output, as a function of one operand, in the plane of that "
+        "frequency.</p>"
+    )
+
+
+# ---------------------------------------------------------------------- training
+
+
+def _training(document: Document, metrics: Sequence[Row]) -> str:
+    if not metrics:
+        why = "this network was imported, and " if document.get("source") else ""
+        return section("Training", f"<p>No curves: {why}how it was trained is not known here.</p>")
+    drawn = _thinned(metrics, DRAWN_ROWS)
+    grokking = document.get("grokking_step")
+    marks = [] if grokking is None else [Mark(as_float(grokking), f"grokking step {grokking}")]
+    charts = [
+        figure(
+            line_chart(
+                [
+                    Series("training", _curve(drawn, f"train_{what}"), "first"),
+                    Series("held out", _curve(drawn, f"held_out_{what}"), "second"),
+                ],
+                label=f"{what} by step. {_last(metrics, what)}",
+                x_title="step",
+                y_title=what + (", nats" if what == "loss" else ""),
+                y_range=None if what == "loss" else (0.0, 1.0),
+                log_y=what == "loss",
+                marks=marks,
+            ),
+            caption + _last(metrics, what),
+        )
+        for what, caption in (("loss", "Loss on a logarithmic axis. "), ("accuracy", "Accuracy. "))
+    ]
+    rows = [
+        (count(row["step"]), *(number(row.get(key)) for key in _METRICS))
+        for row in _thinned(metrics, LISTED_ROWS)
+    ]
+    return section(
+        "Training",
+        f'<div class="panels">{"".join(charts)}</div>',
+        details("Loss and accuracy as numbers", table(("step", *map(words, _METRICS)), rows)),
+    )
+
+
+_METRICS = ("train_loss", "train_accuracy", "held_out_loss", "held_out_accuracy")
+
+
+def _thinned(rows: Sequence[Row], most: int) -> list[Row]:
+    """Every k-th row, and the last."""
+    kept = list(rows[:: -(-len(rows) // most)])
+    return kept if kept[-1] is rows[-1] else [*kept, rows[-1]]
+
+
+def _curve(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
+    return [(as_float(row["step"]), as_float(row.get(key))) for row in rows]
+
+
+def _last(metrics: Sequence[Row], what: str) -> str:
+    last = metrics[-1]
+    return (
+        f"At step {count(last['step'])}: training {number(last.get(f'train_{what}'))}, "
+        f"held out {number(last.get(f'held_out_{what}'))}."
+    )
+
+
+# ---------------------------------------------------------------------- checking
+
+
+def _check(document: Document) -> str:
+    seed, versions = document.get("seed"), document.get("versions") or {}
+    command = f"workbench explain {shlex.quote(str(document.get('run')))}"
+    facts = {
+        "Workbench": escaped(document.get("workbench")),
+        **{escaped(name): escaped(version) for name, version in versions.items()},
+        "Seed": "none is known" if seed is None else escaped(seed),
+        "SHA-256 of the weights": f"<code>{escaped(document.get('weights_sha256'))}</code>",
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+    return section(
+        "How to check it yourself",
+        "<p>This runs every test again, controls included, from the weights alone; with <code>"
+        "--json</code> it prints the numbers of this page.</p>",
+        f"<pre>{escaped(command)}\n{escaped(command)} --json</pre><dl>{rows}</dl>",
+        '<p class="note">The digest says that the weights are the ones tested here; it does not '
+        "say who made them.</p>",
+        details(
+            "Every number of this page, as JSON",
+            # Only ASCII comes out of json.dumps, so line breaks are the one thing left to keep.
+            "<pre>"
+            + "\n".join(map(escaped, json.dumps(document, indent=1).splitlines()))
+            + "</pre>",
+        ),
+    )
