@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from apps.page import escaped
+from apps.page import escaped, plain_number
 
+Number = int | float
+"""A number of a chart; steps and frequencies are whole."""
 Palette = tuple[bytes, bytes]
 """RGB triples for light pages and for dark ones."""
 
@@ -76,7 +78,7 @@ def palettes(*, signed: bool) -> Palette:
         viridis = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
         return _interpolated(viridis), _interpolated(viridis)
     light = "7a2e00 c04a00 f0a66a f6f6f4 8fbfe6 0072b2 00355f"
-    dark = "ffd0a6 ff9a4d a04a10 22272c 17598c 56b4e9 c4e6ff"
+    dark = "ffd0a6 ff9a4d a04a10 24272a 17598c 56b4e9 c4e6ff"
     return _interpolated(light), _interpolated(dark)
 
 
@@ -124,8 +126,8 @@ class Bar(NamedTuple):
     """One row of `bar_panel`."""
 
     name: str
-    value: float
-    interval: Sequence[float] | None
+    value: Number
+    interval: Sequence[Number] | None
     style: str
     """`finding`, `held-out` or `control`."""
     shown: str
@@ -136,7 +138,7 @@ class Series(NamedTuple):
     """One line of `line_chart`."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[Number, Number]]
     style: str
     """`first` (drawn through) or `second` (dashed)."""
 
@@ -144,7 +146,7 @@ class Series(NamedTuple):
 class Mark(NamedTuple):
     """A vertical line with a label."""
 
-    x: float
+    x: Number
     text: str
 
 
@@ -152,14 +154,14 @@ class Mark(NamedTuple):
 class _Frame:
     """A plotting area in pixels, and the data range it shows."""
 
-    width: float
-    height: float
-    x: tuple[float, float]
-    y: tuple[float, float]
-    left: float = 58.0
-    right: float = 14.0
-    top: float = 26.0
-    bottom: float = 40.0
+    width: Number
+    height: Number
+    x: tuple[Number, Number]
+    y: tuple[Number, Number]
+    left: Number = 58.0
+    right: Number = 14.0
+    top: Number = 26.0
+    bottom: Number = 40.0
 
 
 def bar_panel(bars: Sequence[Bar], *, label: str) -> str:
@@ -179,10 +181,13 @@ def bar_panel(bars: Sequence[Bar], *, label: str) -> str:
     return _svg(frame, label, "".join(parts))
 
 
-def spectrum(values: Sequence[float], *, marked: Collection[int], label: str, y_title: str) -> str:
-    """Bars over the frequencies 1, 2, ...; marked ones are coloured and labelled."""
-    top = max([value for value in values if math.isfinite(value)], default=0.0)
-    frame = _Frame(width=1080, height=210, x=(0.25, len(values) + 0.75), y=(0, top or 1.0))
+def spectrum(values: Sequence[Number], *, marked: Collection[int], label: str, y_title: str) -> str:
+    """Bars of shares over the frequencies 1, 2, ...; marked ones are coloured and labelled.
+
+    The axis reaches at least 0.1, so that a spectrum of next to nothing looks like one.
+    """
+    top = max([0.1, *(value for value in values if math.isfinite(value))])
+    frame = _Frame(width=1080, height=210, x=(0.25, len(values) + 0.75), y=(0, top))
     width = min(14.0, 0.72 * (_at_x(frame, 2) - _at_x(frame, 1)))
     parts = [_axes(frame, "frequency k", y_title)]
     for k, value in enumerate(values, 1):
@@ -191,7 +196,7 @@ def spectrum(values: Sequence[float], *, marked: Collection[int], label: str, y_
         style = "key" if k in marked else "other"
         parts.append(
             f'<rect class="{style}" x="{_n(left)}" y="{_n(upper)}" width="{_n(width)}" '
-            f'height="{_n(height)}"><title>k = {k}: {value:.4f}</title></rect>'
+            f'height="{_n(height)}"><title>k = {k}: {escaped(plain_number(value))}</title></rect>'
         )
         if k in marked:
             parts.append(_text(left + width / 2, upper - 6, str(k), "strong"))
@@ -204,19 +209,21 @@ def line_chart(
     label: str,
     x_title: str,
     y_title: str,
-    y_range: tuple[float, float] | None = None,
+    y_range: tuple[Number, Number] | None = None,
     log_y: bool = False,
     dots: bool = False,
     marks: Sequence[Mark] = (),
 ) -> str:
     """Lines over a common x axis; where a value is not finite (or not positive, on a logarithmic
     axis) the line has a gap."""
-    drawn = [Series(s.name, [_logged(p, log_y) for p in s.points], s.style) for s in series]
+    scaled = [Series(s.name, [_logged(p, log_y) for p in s.points], s.style) for s in series]
+    drawn = [s for s in scaled if any(math.isfinite(y) for _, y in s.points)]
     xs = [x for s in drawn for x, _ in s.points if math.isfinite(x)]
     ys = [y for s in drawn for _, y in s.points if math.isfinite(y)]
     frame = _Frame(
         width=540,
-        height=280,
+        height=290,
+        top=44,
         x=_widened(min(xs, default=0.0), max(xs, default=1.0)),
         y=y_range or _padded(*_widened(min(ys, default=0.0), max(ys, default=1.0))),
     )
@@ -230,7 +237,7 @@ def line_chart(
     return _svg(frame, label, "".join(parts))
 
 
-def _bar(frame: _Frame, bar: Bar, top: float) -> str:
+def _bar(frame: _Frame, bar: Bar, top: Number) -> str:
     name = bar.name if len(bar.name) <= 28 else bar.name[:27] + "…"
     parts = [
         _text(frame.left - 8, top + 12, name, "end" + (" strong" * (bar.style == "finding"))),
@@ -262,12 +269,12 @@ def _axes(frame: _Frame, x_title: str, y_title: str, *, log_y: bool = False) -> 
     left, right = frame.left, frame.width - frame.right
     bottom = frame.height - frame.bottom
     parts = []
-    for value in _decades(*frame.y) if log_y else _ticks(*frame.y):
+    for value in _decades(*frame.y) if log_y else _ticks(*frame.y, most=6):
         y = _at_y(frame, value)
         text = f"{10.0**value:.0e}".replace("e-0", "e-").replace("e+0", "e") if log_y else ""
         parts.append(f'<line class="grid" x1="{_n(left)}" y1="{_n(y)}" x2="{_n(right)}" ')
         parts.append(f'y2="{_n(y)}"/>{_text(left - 8, y + 4, text or _tick(value), "end")}')
-    for value in _ticks(*frame.x):
+    for value in _ticks(*frame.x, most=9):
         if value == round(value):  # frequencies, steps and differences are whole numbers
             parts.append(_text(_at_x(frame, value), bottom + 17, _tick(value)))
     parts.append(
@@ -278,14 +285,15 @@ def _axes(frame: _Frame, x_title: str, y_title: str, *, log_y: bool = False) -> 
     return "".join(parts)
 
 
-def _tick(value: float) -> str:
+def _tick(value: Number) -> str:
     return f"{value:,.10g}".replace("-", "−")
 
 
 def _mark(frame: _Frame, mark: Mark) -> str:
     x, bottom = _at_x(frame, mark.x), frame.height - frame.bottom
-    end = x > (frame.left + frame.width) / 2
-    text = _text(x + (-6 if end else 6), frame.top + 10, mark.text, "end" if end else "start")
+    room = 3.5 * len(mark.text)
+    style = "start" if x < room else "end" if x > frame.width - room else "middle"
+    text = _text(x, frame.top - 5, mark.text, style)
     return f'<path class="mark" d="M{_n(x)} {_n(frame.top)}V{_n(bottom)}"/>{text}'
 
 
@@ -297,7 +305,7 @@ def _key(frame: _Frame, series: Series, row: int) -> str:
     )
 
 
-def _path(frame: _Frame, points: Sequence[tuple[float, float]]) -> str:
+def _path(frame: _Frame, points: Sequence[tuple[Number, Number]]) -> str:
     steps, pen = [], "M"
     for x, y in points:
         if math.isfinite(x) and math.isfinite(y):
@@ -308,13 +316,13 @@ def _path(frame: _Frame, points: Sequence[tuple[float, float]]) -> str:
     return "".join(steps)
 
 
-def _dot(frame: _Frame, x: float, y: float) -> str:
+def _dot(frame: _Frame, x: Number, y: Number) -> str:
     if not math.isfinite(x) or not math.isfinite(y):
         return ""
     return f'<circle class="dot" cx="{_x(frame, x)}" cy="{_n(_at_y(frame, y))}" r="2.2"/>'
 
 
-def _logged(point: tuple[float, float], log_y: bool) -> tuple[float, float]:
+def _logged(point: tuple[Number, Number], log_y: bool) -> tuple[Number, Number]:
     x, y = point
     if not log_y or not math.isfinite(y):
         return point
@@ -326,50 +334,50 @@ def _svg(frame: _Frame, label: str, content: str) -> str:
     return f'<svg viewBox="{size}" role="img" aria-label="{escaped(label)}">{content}</svg>'
 
 
-def _text(x: float, y: float, text: str, style: str = "middle") -> str:
+def _text(x: Number, y: Number, text: str, style: str = "middle") -> str:
     return f'<text class="{style}" x="{_n(x)}" y="{_n(y)}">{escaped(text)}</text>'
 
 
-def _at_x(frame: _Frame, value: float) -> float:
+def _at_x(frame: _Frame, value: Number) -> float:
     low, high = frame.x
     return frame.left + (value - low) / (high - low) * (frame.width - frame.left - frame.right)
 
 
-def _x(frame: _Frame, value: float) -> str:
+def _x(frame: _Frame, value: Number) -> str:
     return _n(_at_x(frame, value))
 
 
-def _at_y(frame: _Frame, value: float) -> float:
+def _at_y(frame: _Frame, value: Number) -> float:
     low, high = frame.y
     share = (value - low) / (high - low)
     return frame.height - frame.bottom - share * (frame.height - frame.top - frame.bottom)
 
 
-def _n(value: float) -> str:
+def _n(value: Number) -> str:
     """A coordinate."""
     assert math.isfinite(value), value
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def _widened(low: Number, high: Number) -> tuple[Number, Number]:
     """A range with some width."""
     return (low, high) if high - low > 1e-9 * max(1.0, abs(low)) else (low - 0.5, high + 0.5)
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _padded(low: Number, high: Number) -> tuple[Number, Number]:
     """A range with some room around it."""
     return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
-def _ticks(low: float, high: float) -> Iterator[float]:
-    """Up to six round numbers inside a range."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step *= min(factor for factor in (1, 2, 5, 10, 20) if factor * step >= (high - low) / 5)
+def _ticks(low: Number, high: Number, most: int) -> Iterator[Number]:
+    """Round numbers inside a range, with at most so many steps between them."""
+    step = 10.0 ** math.floor(math.log10((high - low) / most))
+    step *= min(factor for factor in (1, 2, 5, 10, 20) if factor * step >= (high - low) / most)
     for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
         yield round(i * step, 12)
 
 
-def _decades(low: float, high: float) -> Iterator[float]:
+def _decades(low: Number, high: Number) -> Iterator[Number]:
     """Whole powers of ten inside a logarithmic range, at most eight of them."""
     first, last = math.ceil(low), math.floor(high)
     yield from range(first, last + 1, 1 + (last - first) // 8)

@@ -7,6 +7,7 @@ Text from data, which may come from strangers, enters a page only through `escap
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,11 @@ def escaped(value: object) -> str:
     """
     shown = (c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in str(value))
     return html.escape("".join(shown), quote=True)
+
+
+def prose(value: object) -> str:
+    """Text from data, with what stands between backticks set as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped(value))
 
 
 # Everything below takes data and returns HTML; arguments called `content` are HTML already.
@@ -107,6 +113,12 @@ def number(value: object, digits: int = 4) -> str:
 def count(value: object) -> str:
     """A whole number with its thousands apart."""
     return f"{value:,}" if isinstance(value, int) else DASH
+
+
+def measured(value: object) -> str:
+    """A number that may be a count: whole from 2 on, with decimals otherwise."""
+    real = as_float(value)
+    return count(int(real)) if real >= 2 and real == round(real) else number(value)
 
 
 def counted(value: object, unit: object) -> str:
@@ -185,14 +197,18 @@ th, td { text-align: left; vertical-align: top; font-weight: 400; padding: .25re
 th.num, td.num { text-align: right; white-space: nowrap; padding-left: .75rem; }
 thead th { color: var(--muted); border-bottom: 1px solid var(--muted); vertical-align: bottom; }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
-.findings { width: 100%; } .findings th:first-child { width: 46%; }
+.findings { width: 100%; } .findings th:first-child { width: 46%;
+  min-width: 15rem; }
 .findings tbody tr > * { border-top: 0; }
-.findings tbody::before { content: ""; display: table-row; height: .75rem; }
-.findings .claim > * { border-top: 1px solid var(--line); padding-top: .6rem; }
+.findings tbody + tbody .claim > * { border-top: 1px solid var(--line); }
+.findings .claim > * { padding-top: .6rem; } .findings tbody tr:last-child > * {
+  padding-bottom: .75rem; }
+.findings td:last-child, .findings thead th:last-child { padding-left: .75rem; }
 .findings .claim .num { font-weight: 650; }
 .findings small { display: block; font-size: .8125rem; max-width: 40rem; }
 .findings .control { padding-left: 1.5rem; color: var(--muted); }
-.findings tr:not(.claim) > * { padding-top: .1rem; padding-bottom: .1rem; }
+.findings tbody tr:not(.claim) > * { padding-top: .1rem; }
+.findings tbody tr:not(:last-child) > * { padding-bottom: .1rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr));
   gap: 1.75rem 2.5rem; align-items: start; }
 .panels figure, .gallery figure { margin: 0; }
@@ -225,6 +241,8 @@ svg .quiet { fill: var(--muted); }
 .formula.small { font-size: 1.05rem; } .formula sub { line-height: 0; }
 details { margin: .75rem 0; font-size: .875rem; } summary { cursor: pointer; }
 summary:focus-visible { outline: 2px solid var(--first); outline-offset: 2px; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .5rem; }
+  main { padding: 1.5rem 1rem; } h1 { font-size: 1.6rem; } }
 @media print { main { max-width: none; padding: 0; } section { margin-top: 1.5rem; }
   body { font-size: 10pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   tbody, figure { break-inside: avoid; } h2 { break-after: avoid; } }

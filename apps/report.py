@@ -15,6 +15,7 @@ from torch import Tensor
 
 from apps.figures import Bar, Mark, Series, bar_panel, line_chart
 from apps.page import (
+    DASH,
     as_float,
     badge,
     count,
@@ -24,10 +25,12 @@ from apps.page import (
     figure,
     interval,
     listed,
+    measured,
     number,
     page,
     pairs,
     plain_number,
+    prose,
     seconds,
     section,
     table,
@@ -67,7 +70,7 @@ def render_report(
             _parts(document),
             gallery_section(document, figures),
             _training(document, metrics),
-            _check(document),
+            _check(document, metrics),
         ),
     )
 
@@ -82,8 +85,7 @@ def _header(document: Document) -> str:
         "Run": f"<code>{escaped(document.get('run'))}</code>",
         "Network": pairs(document.get("model") or {}),
         "Mechanism tested": escaped(document.get("mechanism") or "none"),
-        "Smallest margin": f"{number(document.get('min_margin'), 3)} nats (logit of the right "
-        f"answer minus the largest other, over {_inputs(document)})",
+        "Smallest margin": _smallest_margin(document),
         "Time": f"training {seconds(spent.get('train'))}, "
         f"explaining {seconds(spent.get('explain'))}",
     }
@@ -98,6 +100,14 @@ def _header(document: Document) -> str:
     )
 
 
+def _smallest_margin(document: Document) -> str:
+    margin = document.get("min_margin")
+    if margin is None:
+        return DASH
+    meaning = "logit of the right answer minus the largest other"
+    return f"{number(margin, 3)} nats ({meaning}, over {_inputs(document)})"
+
+
 def _task_title(document: Document) -> str:
     task = document.get("task") or {}
     name = str(task.get("name", "unknown task")).replace("_", " ")
@@ -107,7 +117,7 @@ def _task_title(document: Document) -> str:
 def _sentence(document: Document) -> str:
     """Why, the key frequencies, accuracy over all inputs, accuracy on held-out pairs."""
     accuracy, keys = as_float(document.get("accuracy")), document.get("key_frequencies") or ()
-    clauses = [escaped(document.get("reason") or "no reason was recorded")]
+    clauses = [prose(document.get("reason") or "no reason was recorded")]
     if keys:
         clauses.append(f"key frequencies {listed(keys)}")
     elif document.get("mechanism"):
@@ -120,14 +130,18 @@ def _sentence(document: Document) -> str:
         clauses.append(
             f"accuracy {number(accuracy)} over {_inputs(document)}, 95 % interval {ends}"
         )
-    held_out = document.get("held_out_accuracy")
-    clauses.append(
-        "held-out accuracy unknown: which pairs this network was trained on is not known"
-        if held_out is None
-        else f"accuracy {number(held_out)} on the pairs held out from training"
-    )
+    clauses.append(_held_out(document))
     text = "; ".join(clauses)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _held_out(document: Document) -> str:
+    accuracy = document.get("held_out_accuracy")
+    if accuracy is not None:
+        return f"accuracy {number(accuracy)} on the inputs held out from training"
+    if document.get("seed") is not None:
+        return "held-out accuracy not measured"
+    return "held-out accuracy unknown, as it is not known what this network was trained on"
 
 
 def _inputs(document: Document) -> str:
@@ -144,10 +158,10 @@ def _findings(document: Document) -> str:
     if not findings:
         return section(
             title,
-            "<p>No claim was tested: no mechanism is known for this task. <code>workbench circuit"
-            "</code> and <code>workbench probe</code> look for parts without one.</p>",
+            "<p>No claim was tested, so nothing is claimed. <code>workbench circuit</code> and "
+            "<code>workbench probe</code> look for parts without a known mechanism.</p>",
         )
-    heads = "".join(f'<th class="num">{head}</th>' for head in _COLUMNS)
+    heads = "".join(f'<th scope="col" class="num">{head}</th>' for head in _COLUMNS)
     bodies = "".join(f"<tbody>{_claim(f)}{_controls(f)}</tbody>" for f in findings)
     known = document.get("held_out_accuracy") is not None
     return section(
@@ -170,7 +184,7 @@ _NOT_NAMED = (
 
 
 def _claim(finding: Row) -> str:
-    also = "; ".join(f"{words(k)} {number(v)}" for k, v in (finding.get("details") or {}).items())
+    also = "; ".join(f"{words(k)} {measured(v)}" for k, v in (finding.get("details") or {}).items())
     notes = f"Value: {escaped(finding['measure'])}. Rule: {escaped(finding['rule'])}."
     notes += f" Also measured: {also}." if also else ""
     cells = (
@@ -313,7 +327,7 @@ def _training(document: Document, metrics: Sequence[Row]) -> str:
                 label=f"{what} by step. {_last(metrics, what)}",
                 x_title="step",
                 y_title=what + (", nats" if what == "loss" else ""),
-                y_range=None if what == "loss" else (0.0, 1.0),
+                y_range=None if what == "loss" else (-0.02, 1.04),
                 log_y=what == "loss",
                 marks=marks,
             ),
@@ -356,28 +370,27 @@ def _last(metrics: Sequence[Row], what: str) -> str:
 # ---------------------------------------------------------------------- checking
 
 
-def _check(document: Document) -> str:
-    seed, versions = document.get("seed"), document.get("versions") or {}
+def _check(document: Document, metrics: Sequence[Row]) -> str:
+    seed, step = document.get("seed"), document.get("step")
+    versions = document.get("versions") or {}
     command = f"workbench explain {shlex.quote(str(document.get('run')))}"
+    if step is not None and metrics and metrics[-1]["step"] != step:
+        command += f" --step {shlex.quote(str(step))}"
     facts = {
         "Workbench": escaped(document.get("workbench")),
         **{escaped(name): escaped(version) for name, version in versions.items()},
         "Seed": "none is known" if seed is None else escaped(seed),
+        "Step of the weights": "none is known" if step is None else escaped(step),
         "SHA-256 of the weights": f"<code>{escaped(document.get('weights_sha256'))}</code>",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+    text = "\n".join(escaped(line) for line in json.dumps(document, indent=1).splitlines())
     return section(
         "How to check it yourself",
-        "<p>This runs every test again, controls included, from the weights alone; with <code>"
-        "--json</code> it prints the numbers of this page.</p>",
+        "<p>This does everything again from the weights, controls included; with <code>--json"
+        "</code> it prints the numbers of this page.</p>",
         f"<pre>{escaped(command)}\n{escaped(command)} --json</pre><dl>{rows}</dl>",
         '<p class="note">The digest says that the weights are the ones tested here; it does not '
         "say who made them.</p>",
-        details(
-            "Every number of this page, as JSON",
-            # Only ASCII comes out of json.dumps, so line breaks are the one thing left to keep.
-            "<pre>"
-            + "\n".join(map(escaped, json.dumps(document, indent=1).splitlines()))
-            + "</pre>",
-        ),
+        details("The findings as JSON", f"<pre>{text}</pre>"),
     )

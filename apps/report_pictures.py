@@ -58,7 +58,7 @@ def maps_section(document: Document, figures: Figures) -> str:
     scale = f'<div class="scale"><span>−{limit:.1f}</span>{bar}<span>+{limit:.1f}</span></div>'
     right = right_wrong_map(correct, alt=f"Right and wrong over a and b: {counted}")
     panels = (
-        figure(_on_axes(right, ends), f"Right is pale, wrong is orange: {counted}."),
+        figure(_on_axes(right, ends), f"Wrong answers are orange: {counted}."),
         figure(
             _on_axes(margins, ends) + scale,
             "Margin in nats: logit of the right answer minus the largest other. Blue is right, "

@@ -21,7 +21,11 @@ def wilson_interval(successes: int, n: int) -> Interval:
     share, z2 = successes / n, Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     spread = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    # Exact ends, so that rounding never puts the share outside its own interval.
+    return (
+        0.0 if successes == 0 else max(0.0, centre - spread),
+        1.0 if successes == n else min(1.0, centre + spread),
+    )
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

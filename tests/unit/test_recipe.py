@@ -103,9 +103,11 @@ def test_senseless_schedules_as_text_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, [], {}, {"0": 1}, [0, 1], [[0]], [[0, 1, 2]], [[0.5, 1]], [["0", 1]]]
-    + [[[True, 1]], [[0, True]], [[0, None]], [[5, 1], [4, 1]], [[0, -1]], [[-1, 1]], -1]
-    + [[[0, 10**400]], math.nan, [[0, math.inf]]],
+    [
+        *(None, True, -1, math.nan, [], {}, {"0": 1}, [0, 1], [[0]], [[0, 1, 2]], [[0.5, 1]]),
+        *([["0", 1]], [[True, 1]], [[0, True]], [[0, None]], [[5, 1], [4, 1]], [[0, -1]]),
+        *([[-1, 1]], [[0, 10**400]], [[0, math.inf]]),
+    ],
     ids=lambda value: str(value)[:20],
 )
 def test_senseless_schedules_as_json_are_refused(value: Any) -> None:
@@ -138,12 +140,14 @@ def test_steps_are_read_from_text(text: str, steps: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("key", "text"),
-    [("steps", "0"), ("steps", "1.5"), ("steps", "many"), ("train_fraction", "0")]
-    + [("train_fraction", "1"), ("train_fraction", "nan"), ("batch_size", "0")]
-    + [("beta1", "1"), ("eps", "0"), ("eps", "inf"), ("init_scale", "inf"), ("average", "1")]
-    + [("enriched_share", "1.1"), ("evaluate_every", "0"), ("stop_train_loss", "nan")]
-    + [("stop_train_loss", "-1"), ("stop_sustained", "0"), ("checkpoint_steps", "-5")]
-    + [("checkpoint_steps", "5,x"), ("log_checkpoints", "-1"), ("random_labels", "2")],
+    [
+        *(("steps", "0"), ("steps", "1.5"), ("steps", "many"), ("batch_size", "0")),
+        *(("train_fraction", "0"), ("train_fraction", "1"), ("train_fraction", "nan")),
+        *(("beta1", "1"), ("eps", "0"), ("eps", "inf"), ("init_scale", "inf"), ("average", "1")),
+        *(("enriched_share", "1.1"), ("random_labels", "2"), ("evaluate_every", "0")),
+        *(("stop_train_loss", "nan"), ("stop_train_loss", "-1"), ("stop_sustained", "0")),
+        *(("checkpoint_steps", "-5"), ("checkpoint_steps", "5,x"), ("log_checkpoints", "-1")),
+    ],
 )
 def test_values_out_of_range_are_refused_in_one_line(key: str, text: str) -> None:
     with pytest.raises(ConfigError, match=rf"^recipe {key}[.0-9]* = .*: Input should .*$"):
@@ -210,7 +214,9 @@ def test_digits_get_the_recipe_of_their_order(n_digits: int) -> None:
     """However many inputs there are: two digits could be listed, five not."""
     most_first = {"n_digits": n_digits, "answer_order": "most_significant_first"}
     assert default_recipe(make_task("digit_addition", {"n_digits": n_digits})) == "digits"
-    assert default_recipe(make_task("digit_addition", most_first)) == "digits_most_significant_first"
+    assert (
+        default_recipe(make_task("digit_addition", most_first)) == "digits_most_significant_first"
+    )
     assert default_model(make_task("digit_addition", most_first)).n_layers == 2
 
 
