@@ -128,7 +128,7 @@ def show_explanation(document: dict[str, Any], report: str) -> None:
 
 
 def headline(document: dict[str, Any]) -> str:
-    """Task, accuracy and verdict in a few lines of markup; how well the task is done comes first."""
+    """Task, accuracy and verdict as a few lines of markup; how well the task is done goes first."""
     scope = "all" if document["exhaustive"] else "a sample of"
     right = f"{document['accuracy']:.2%} right on {scope} {document['n_inputs']:,} inputs"
     held_out = document["held_out_accuracy"]

@@ -61,7 +61,7 @@ def saved_report(run: Run) -> str:
     try:
         figures = load_tensors((run.path / FIGURES).read_bytes())
         return render_report(document, figures, run.metrics())
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(
             f"{run.path}: the saved findings are damaged ({error}); "
             f"run `workbench explain {run.path}` again"

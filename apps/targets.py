@@ -7,11 +7,11 @@ from pathlib import Path
 from workbench import config
 from workbench.errors import ConfigError, UnknownName
 from workbench.importing import import_network
+from workbench.params import ModelConfig
 from workbench.recipe import Recipe, default_model, default_recipe, find_recipe
 from workbench.registry import unknown
 from workbench.run import Run, is_run, open_run
 from workbench.task import Task, make_task, tasks
-from workbench.transformer import ModelConfig
 
 FOLLOWS_FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
 
@@ -83,8 +83,10 @@ def parse_seeds(text: str) -> list[int]:
         except ValueError:
             seeds = []
             break
-    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds {text!r}: write 3, 0,4,7 or 0:16 (whole numbers, each once)")
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) != len(seeds):
+        raise ConfigError(
+            f"--seeds {text!r}: write 3, 0,4,7 or 0:16 (whole numbers below 2^32, each once)"
+        )
     return seeds
 
 

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.params import ModelConfig, Params
 from workbench.task import Inputs, Task
 from workbench.tasks._modular import ModularTask
-from workbench.transformer import Edit, ModelConfig, Params, forward
+from workbench.transformer import Edit, forward
 
 MEMORY_BUDGET = 400 * 2**20
 """Bytes of activations that one chunk of cells may take."""

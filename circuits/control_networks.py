@@ -13,10 +13,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.cells import Subject
+from workbench.params import init_params
 from workbench.recipe import MEMORISE
 from workbench.task import Inputs, Task, randomise_labels
 from workbench.train import fit
-from workbench.transformer import init_params
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,7 @@ def memorising(subject: Subject, train: Inputs, seed: int) -> ControlNetwork:
         task, subject.config, MEMORISE, [seed], device=subject.device, inputs=train
     ):
         last = snapshot
+    assert last.failures[0] is None, last.failures[0]
     params = last.params(0)
     return ControlNetwork(
         name="memorised random labels",

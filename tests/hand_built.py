@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from circuits.cells import Subject
+from workbench.params import ModelConfig, Params, param_shapes
 from workbench.task import CyclicStructure, Task
-from workbench.transformer import ModelConfig, Params, param_shapes
 
 KNOTS = 16
 """Straight pieces per square."""

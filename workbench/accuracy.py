@@ -7,9 +7,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from workbench.finding import Interval
+from workbench.params import ModelConfig, Params
 from workbench.stats import wilson_interval
 from workbench.task import Inputs, Task
-from workbench.transformer import ModelConfig, Params, forward
+from workbench.transformer import forward
 
 ROWS_PER_PASS = 4096
 SAMPLED_INPUTS = 10_000

@@ -30,14 +30,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from workbench import config as configs
 from workbench.errors import ConfigError, WeightsError
-from workbench.transformer import (
-    LAYER_NORM_EPS,
-    ModelConfig,
-    Params,
-    check_params,
-    forward,
-    param_shapes,
-)
+from workbench.params import ModelConfig, Params, check_params, param_shapes
+from workbench.transformer import LAYER_NORM_EPS, forward
 
 
 def to_bridge(params: Params, config: ModelConfig) -> TransformerBridge:

@@ -5,6 +5,7 @@ line that names the key, the value and what would be right.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -57,10 +58,18 @@ def _refuse_unknown(cls: type[Any], data: Mapping[str, Any], where: str) -> None
             raise ConfigError(unknown(f"{where} key", key, keys(cls)))
 
 
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    """Built once per type: building takes milliseconds."""
+    adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
+    return adapter
+
+
 def _validate(cls: type[C], data: dict[str, Any], *, where: str) -> C:
-    adapter = pydantic.TypeAdapter(cls, config=None)
+    kind: Any = cls  # a type is hashable, which mypy does not see of type[C]
     try:
-        return adapter.validate_python(data)
+        validated: C = _adapter(kind).validate_python(data)
+        return validated
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "value"

@@ -20,6 +20,7 @@ from torch import Tensor
 from workbench import config as configuration
 from workbench.errors import ConfigError, RunError, WeightsError
 from workbench.manifest import CONFIG, FORMAT, refuse_newer
+from workbench.params import ModelConfig, Params, check_params, param_shapes
 from workbench.registry import unknown
 from workbench.run import Run, RunConfig, config_from_json, is_run, open_run, require_same
 from workbench.run_writer import RunWriter
@@ -36,7 +37,6 @@ from workbench.storage import (
     weights_digest,
 )
 from workbench.task import Task, task_from_dict
-from workbench.transformer import ModelConfig, Params, check_params, param_shapes
 
 WEIGHTS = "weights.safetensors"
 _KEYS = ("format", "model", "task", "source")

@@ -14,9 +14,9 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from workbench.errors import ConfigError, UnknownName
+from workbench.params import ModelConfig
 from workbench.registry import unknown
 from workbench.task import Task
-from workbench.transformer import ModelConfig
 
 HOW_TO_WRITE = "knots need ascending steps and finite values >= 0, such as 0.01 or 0:0,10:0.01"
 
@@ -71,6 +71,9 @@ class Recipe:
     lr: Schedule
     weight_decay: Schedule
     """Decoupled (Loshchilov and Hutter 2019): each step shrinks weights by lr * weight_decay."""
+    neuron_dropout: Schedule = ((0, 0.0),)
+    """Share of the MLP neurons silenced at a step, the same for its whole batch; the others are
+    scaled up (Srivastava et al. 2014). Spreads each function over many neurons."""
     label_smoothing: Schedule = ((0, 0.0),)
     """Share of the target spread evenly over all outputs."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -101,7 +104,12 @@ class Recipe:
     """... at this many evaluations in a row."""
 
     def __post_init__(self) -> None:
-        highest = {"lr": math.inf, "weight_decay": math.inf, "label_smoothing": 1.0}
+        highest = {
+            "lr": math.inf,
+            "weight_decay": math.inf,
+            "label_smoothing": 1.0,
+            "neuron_dropout": 0.99,
+        }
         for name, limit in highest.items():
             knots = getattr(self, name)
             steps = [step for step, _ in knots]
@@ -159,23 +167,25 @@ MEMORISE = Recipe(
 """Fits random labels: a control that has learned nothing but its training pairs."""
 DIGITS = Recipe(
     steps=600,
-    lr=((0, 0.0), (50, 3e-3), (600, 0.0)),
+    lr=((0, 0.0), (30, 5e-3), (600, 0.0)),
     weight_decay=((0, 0.1),),
+    init_scale=0.5,
     train_fraction=0.9,
-    batch_size=256,
+    batch_size=128,
     enriched="carry_heavy",
-    enriched_share=0.4,
-    evaluate_every=25,
+    enriched_share=0.5,
+    evaluate_every=100,
 )
 DIGITS_MOST_SIGNIFICANT_FIRST = Recipe(
-    steps=1500,
-    lr=((0, 0.0), (50, 3e-3), (1500, 0.0)),
+    steps=1800,
+    lr=((0, 0.0), (30, 3e-3), (1800, 0.0)),
     weight_decay=((0, 0.1),),
+    init_scale=0.5,
     train_fraction=0.9,
     batch_size=256,
     enriched="carry_heavy",
-    enriched_share=0.4,
-    evaluate_every=25,
+    enriched_share=0.5,
+    evaluate_every=200,
 )
 
 RECIPES: Mapping[str, Recipe] = {
@@ -204,16 +214,21 @@ def default_recipe(task: Task) -> str:
 
 
 def default_model(task: Task) -> ModelConfig:
-    """The network that suits a task: Nanda's one-layer one, or two layers with LayerNorm."""
-    n_layers = 1 if len(task.answer_positions) == 1 else 2
+    """The network that suits a task.
+
+    For a single answer token Nanda's one-layer network without LayerNorm (226,816 parameters at
+    p = 113); for several, two narrower layers with LayerNorm.
+    """
+    single = len(task.answer_positions) == 1
+    width = 128 if single else 64
     return ModelConfig(
-        n_layers=n_layers,
+        n_layers=1 if single else 2,
         n_heads=4,
-        d_model=128,
-        d_head=32,
-        d_mlp=512,
+        d_model=width,
+        d_head=width // 4,
+        d_mlp=4 * width,
         d_vocab=len(task.vocabulary),
         d_vocab_out=len(task.vocabulary),
         n_ctx=task.n_ctx,
-        normalization=None if n_layers == 1 else "LN",
+        normalization=None if single else "LN",
     )

@@ -31,9 +31,9 @@ from workbench.manifest import (
     refuse_newer,
     step_path,
 )
+from workbench.params import ModelConfig, Params, check_params
 from workbench.storage import explained, from_json, read_file, tensors_from_bytes, weights_digest
 from workbench.task import Split, Task, task_from_dict
-from workbench.transformer import ModelConfig, Params, check_params
 from workbench.version import __version__
 
 C = TypeVar("C")

@@ -35,6 +35,7 @@ from workbench.manifest import (
     step_of,
     step_path,
 )
+from workbench.params import Params, check_params
 from workbench.run import RunConfig, is_run, open_run, read_manifest
 from workbench.storage import (
     LOCK,
@@ -49,7 +50,6 @@ from workbench.storage import (
     to_json,
     write_at,
 )
-from workbench.transformer import Params, check_params
 
 RESUME_STATES_KEPT = 2
 

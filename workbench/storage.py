@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from workbench.errors import RunError, WeightsError
-from workbench.transformer import Params
+from workbench.params import Params
 
 LOCK = ".lock"
 

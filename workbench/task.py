@@ -27,7 +27,7 @@ from workbench.registry import Registry, unknown
 
 Inputs = Int[Tensor, "batch operand"]
 
-MAX_DOMAIN = 2**21
+MAX_DOMAIN = 2**17
 """A domain up to this many inputs is enumerated; a larger one is sampled."""
 
 

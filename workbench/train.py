@@ -21,16 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.errors import ConfigError
+from workbench.params import ModelConfig, Params, init_params, param_shapes
 from workbench.recipe import Recipe, at, kept_steps
 from workbench.registry import unknown
 from workbench.task import Inputs, Task, randomise_labels
-from workbench.transformer import (
-    ModelConfig,
-    Params,
-    forward,
-    init_params,
-    param_shapes,
-)
+from workbench.transformer import forward
 
 CPU_BYTES = 32 * 2**20
 """Seeds share a pass as long as their largest activation stays below this (CPU caches, malloc)."""
@@ -131,7 +126,8 @@ def fit(
                 rows = [rows[i] for i in keep]
                 state = State(*(tensor[keep] for tensor in state))
         if rows:
-            _step(state, config, recipe, task, source.batch(rows, step), step, size)
+            alive = tuple(source.seeds[row] for row in rows)
+            _step(state, config, recipe, task, alive, source.batch(rows, step), step, size)
             step += 1
 
 
@@ -349,17 +345,19 @@ def _step(
     config: ModelConfig,
     recipe: Recipe,
     task: Task,
+    seeds: Sequence[int],
     batch: Batch,
     step: int,
     size: int,
 ) -> None:
     """One AdamW step of every seed, in place."""
     gradient = torch.empty_like(state.weights)
-    smoothing = at(recipe.label_smoothing, step)
+    smoothing, share = at(recipe.label_smoothing, step), at(recipe.neuron_dropout, step)
     for start in range(0, len(state.weights), size):
         rows = slice(start, start + size)
         leaf = state.weights[rows].detach().requires_grad_()
-        logits = _answer_logits(leaf, config, task, batch.tokens[rows])
+        params = _with_dropout(unflatten(leaf, config), config, share, seeds[rows], step)
+        logits = _answer_logits(params, config, task, batch.tokens[rows])
         loss = exact_loss(logits, batch.answers[rows], smoothing).mean((1, 2))
         gradient[rows] = torch.autograd.grad(loss.sum(), leaf)[0]
     adamw(state, gradient, recipe, step)
@@ -384,13 +382,32 @@ def adamw(state: State, gradient: Float[Tensor, "seed param"], recipe: Recipe, s
     state.weights.addcdiv_(state.mean, scale, value=-lr / (1 - recipe.beta1 ** (step + 1)))
 
 
+def _with_dropout(
+    params: Params, config: ModelConfig, share: float, seeds: Sequence[int], step: int
+) -> Params:
+    """The same parameters with a share of each layer's neurons silenced, by seed and step."""
+    if share == 0 or config.d_mlp == 0:
+        return params
+    for layer in range(config.n_layers):
+        name = f"blocks.{layer}.mlp.W_out"
+        draws = [
+            torch.rand(
+                config.d_mlp, generator=_generator(seed, -2 - layer - config.n_layers * step)
+            )
+            for seed in seeds
+        ]
+        kept = (torch.stack(draws) >= share).to(params[name]) / (1 - share)
+        params = {**params, name: params[name] * kept[..., None]}
+    return params
+
+
 def _answer_logits(
-    flat: Float[Tensor, "seed param"],
+    params: Params,
     config: ModelConfig,
     task: Task,
     tokens: Int[Tensor, "seed batch pos"],
 ) -> Float[Tensor, "seed batch answer d_vocab_out"]:
-    return forward(unflatten(flat, config), tokens, config, positions=task.answer_positions).logits
+    return forward(params, tokens, config, positions=task.answer_positions).logits
 
 
 @torch.no_grad()
@@ -441,7 +458,9 @@ def _measure(
         # As many inputs at once as a training step has, which is what `size` allows for.
         parts = (torch.split(part[rows], source.n_train, dim=1) for part in batch)
         for tokens, answers in zip(*parts, strict=True):
-            logits = _answer_logits(state.averaged[rows], config, source.task, tokens)
+            logits = _answer_logits(
+                unflatten(state.averaged[rows], config), config, source.task, tokens
+            )
             loss[rows] += exact_loss(logits, answers).double().sum((1, 2))
             right[rows] += (logits.argmax(-1) == answers).all(-1).sum(1)
     _, n_inputs, n_answers = batch.answers.shape

@@ -18,12 +18,12 @@ import torch
 
 from workbench import config as configuration
 from workbench.errors import RunError, TrainingError
+from workbench.params import ModelConfig
 from workbench.recipe import Recipe, kept_steps
 from workbench.run import Run, RunConfig, is_run, open_run
 from workbench.run_writer import RunWriter
 from workbench.task import Task
 from workbench.train import Metrics, Snapshot, State, check_training, fit, grokking_step
-from workbench.transformer import ModelConfig
 
 COMMIT_SECONDS = 5.0
 """How much training a kill may cost, at most, beyond the time between two evaluations."""
@@ -57,7 +57,12 @@ class Outcome(NamedTuple):
 
 def run_name(task: Task, model: ModelConfig, recipe: Recipe, seed: int) -> str:
     """The directory of a run: the same training always has the same name."""
-    parts = [task.to_dict(), configuration.to_dict(model), configuration.to_dict(recipe)]
+    parts = [
+        task.version,
+        task.to_dict(),
+        configuration.to_dict(model),
+        configuration.to_dict(recipe),
+    ]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return f"{task.label}-{digest[:6]}-seed{seed}"
 

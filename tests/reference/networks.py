@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from workbench.transformer import ModelConfig, Params, param_shapes
+from workbench.params import ModelConfig, Params, param_shapes
 
 SEEDS = range(24)
 

@@ -12,7 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
 from workbench.bridge import from_bridge, to_bridge
 from workbench.errors import ConfigError, WeightsError
-from workbench.transformer import ModelConfig, forward, stack
+from workbench.params import ModelConfig, stack
+from workbench.transformer import forward
 
 CONFIG = ModelConfig(
     n_layers=2, n_heads=2, d_model=8, d_head=3, d_mlp=16, d_vocab=7, d_vocab_out=5, n_ctx=4

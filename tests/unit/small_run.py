@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from workbench.params import ModelConfig, Params, init_params
 from workbench.run import RunConfig
 from workbench.run_writer import RunWriter
 from workbench.task import make_task
-from workbench.transformer import ModelConfig, Params, init_params
 
 MODEL = ModelConfig(
     n_layers=1, n_heads=2, d_model=4, d_head=2, d_mlp=4, d_vocab=6, d_vocab_out=5, n_ctx=3

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
+from workbench.params import ModelConfig
 from workbench.recipe import Recipe
 from workbench.task import Task, make_task
 from workbench.train import Metrics, Snapshot, fit
-from workbench.transformer import ModelConfig
 
 CPU = torch.device("cpu")
 ADDITION = make_task("modular_addition", {"p": 7})

@@ -8,9 +8,10 @@ import workbench.accuracy
 from tests.unit.small_training import ADDITION, DIGITS, network, recipe, trained
 from workbench.accuracy import SAMPLED_INPUTS, measure_accuracy, right
 from workbench.errors import TaskError
+from workbench.params import ModelConfig, Params, init_params, param_shapes
 from workbench.stats import wilson_interval
 from workbench.task import Inputs, Task, make_task
-from workbench.transformer import ModelConfig, Params, forward, init_params, param_shapes
+from workbench.transformer import forward
 
 TWO_DIGITS = make_task("digit_addition", {"n_digits": 2})
 

@@ -21,8 +21,8 @@ from circuits.mechanism import Case, Explanation, mechanism_for
 from circuits.mechanisms.fourier import RULES, judge, support
 from tests.hand_built import NEURONS, circle_adder
 from workbench.finding import Control, Finding
+from workbench.params import ModelConfig, init_params
 from workbench.task import make_task
-from workbench.transformer import ModelConfig, init_params
 
 SETTINGS = {"p": 31, "separate_vocabularies": True, "equals_token": False}
 HAND_BUILT = {

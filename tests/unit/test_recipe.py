@@ -9,6 +9,7 @@ import pytest
 from tests.contract.task_cases import every_task
 from workbench import config
 from workbench.errors import ConfigError, UnknownName
+from workbench.params import n_params
 from workbench.recipe import (
     RECIPES,
     Recipe,
@@ -20,7 +21,6 @@ from workbench.recipe import (
 )
 from workbench.task import Task, make_task
 from workbench.train import check_training
-from workbench.transformer import n_params
 
 PLAIN = Recipe(steps=100, lr=((0, 0.1),), weight_decay=((0, 0.0),))
 HOW = "knots need ascending steps and finite values >= 0, such as 0.01 or 0:0,10:0.01"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.unit.small_run import params_at
 from workbench.errors import RunError
+from workbench.params import Params, stack, unstack
 from workbench.storage import (
     atomic_write,
     from_json,
@@ -24,7 +25,6 @@ from workbench.storage import (
     tensors_to_bytes,
     weights_digest,
 )
-from workbench.transformer import Params, stack, unstack
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from tests.unit.small_training import (
     trained,
 )
 from workbench.errors import ConfigError, TaskError
+from workbench.params import init_params, param_shapes
 from workbench.recipe import Recipe
 from workbench.task import Inputs, make_task, randomise_labels
 from workbench.train import (
@@ -35,7 +36,7 @@ from workbench.train import (
     grokking_step,
     unflatten,
 )
-from workbench.transformer import forward, init_params, param_shapes
+from workbench.transformer import forward
 
 
 def same_state(one: State, other: State) -> bool:

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 
 from workbench.errors import HookError, TaskError, WeightsError
-from workbench.transformer import (
+from workbench.params import (
     ModelConfig,
     Params,
     check_params,
-    forward,
-    hook_names,
     init_params,
     n_params,
     param_shapes,
-    residual_writers,
     stack,
     unstack,
 )
+from workbench.transformer import forward, hook_names, residual_writers
 
 REFERENCE = ModelConfig(
     n_layers=1, n_heads=4, d_model=128, d_head=32, d_mlp=512, d_vocab=114, d_vocab_out=114, n_ctx=3
