@@ -10,8 +10,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from apps.report import render_report
-from circuits.cells import Subject
-from circuits.mechanism import Case, Explanation, Progress, mechanism_for
+from circuits.explanation import case_of
+from circuits.mechanism import Explanation, Progress, mechanism_for
 from workbench import config
 from workbench.accuracy import measure_accuracy
 from workbench.errors import RunError
@@ -79,12 +79,7 @@ def _explanation(
     mechanism = mechanism_for(run.task)
     if mechanism is None:
         return None
-    params = {name: tensor.to(device) for name, tensor in run.params(step).items()}
-    split = run.split()
-    case = Case(
-        subject=Subject(params=params, config=run.config.model, task=run.task),
-        train=None if split is None else split.train,
-    )
+    case = case_of(run, step=step, device=device)
     return (yield from mechanism.explain(case, seed=seed, n_draws=n_draws))
 
 

@@ -141,12 +141,16 @@ def kept_steps(recipe: Recipe) -> list[int]:
 
 
 MODULAR = Recipe(
-    steps=240,
-    lr=((0, 0.0), (10, 0.01), (200, 0.01), (240, 0.001)),
-    weight_decay=((0, 4.0), (170, 4.0), (190, 2.0)),
-    label_smoothing=((0, 0.05), (170, 0.05), (190, 0.0)),
+    steps=420,
+    lr=((0, 0.0), (10, 0.01), (360, 0.01), (400, 0.001)),
+    weight_decay=((0, 4.0), (220, 4.0), (240, 3.0)),
+    beta2=0.95,
+    label_smoothing=((0, 0.05), (220, 0.05), (240, 0.01)),
+    neuron_dropout=((0, 0.0), (220, 0.0), (240, 0.05)),
     average=0.9,
 )
+"""Grok under strong decay, which forgets what was memorised, while label smoothing keeps several
+frequencies alive; then mend the last mistakes with little smoothing; then settle."""
 SLOW_GROKKING = Recipe(
     steps=25_000,
     lr=((0, 0.0), (10, 1e-3)),

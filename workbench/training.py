@@ -19,7 +19,8 @@ import torch
 from workbench import config as configuration
 from workbench.errors import RunError, TrainingError
 from workbench.params import ModelConfig
-from workbench.recipe import Recipe, kept_steps
+from workbench.progress import finish
+from workbench.recipe import Recipe, default_model, default_recipe, find_recipe, kept_steps
 from workbench.run import Run, RunConfig, is_run, open_run
 from workbench.run_writer import RunWriter
 from workbench.task import Task
@@ -99,6 +100,27 @@ def train_runs(
         reasons = "; ".join(f"seed {seed} {reason}" for seed, reason in failures.items())
         raise TrainingError(reasons)
     return [outcome_of(open_run(path)) for path in paths.values()]
+
+
+def train(
+    task: Task,
+    seeds: Sequence[int] = (0,),
+    *,
+    runs: Path | str = "runs",
+    model: ModelConfig | None = None,
+    recipe: Recipe | None = None,
+    device: torch.device | str = "cpu",
+) -> list[Outcome]:
+    """`train_runs` without the progress; the network and recipe that suit the task by default."""
+    steps = train_runs(
+        task,
+        model or default_model(task),
+        recipe or find_recipe(default_recipe(task)),
+        seeds,
+        runs=Path(runs),
+        device=torch.device(device),
+    )
+    return finish(steps)
 
 
 def outcome_of(run: Run) -> Outcome:

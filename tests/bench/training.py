@@ -105,7 +105,8 @@ def our_step(n_seeds: int) -> Callable[[], object]:
     state = train._initial_state(config, recipe, range(n_seeds), torch.device("cpu"))
     size = train._seeds_per_pass(config, source, torch.device("cpu"))
     batch = source.batch(list(range(n_seeds)), 0)
-    return lambda: train._step(state, config, recipe, task, batch, 20, size)
+    seeds = range(n_seeds)
+    return lambda: train._step(state, config, recipe, task, seeds, batch, 20, size)
 
 
 def bridge_step() -> Callable[[], object]:

@@ -20,6 +20,7 @@ from circuits.cells import Subject
 from circuits.control_networks import memorising, permuted, untrained
 from circuits.mechanism import Case, Explanation, mechanism_for
 from circuits.mechanisms.fourier import judge
+from workbench.progress import finish
 from workbench.recipe import MEMORISE, MODULAR, default_model
 from workbench.task import make_task
 from workbench.train import fit
@@ -89,13 +90,7 @@ def explain(case: Case, seed: int, n_draws: int) -> Explanation:
     """The mechanism's explanation."""
     mechanism = mechanism_for(case.subject.task)
     assert mechanism is not None
-    steps = mechanism.explain(case, seed=seed, n_draws=n_draws)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            assert isinstance(end.value, Explanation)
-            return end.value
+    return finish(mechanism.explain(case, seed=seed, n_draws=n_draws))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from circuits.mechanisms.fourier import RULES, judge, support
 from tests.hand_built import NEURONS, circle_adder
 from workbench.finding import Control, Finding
 from workbench.params import ModelConfig, init_params
+from workbench.progress import finish
 from workbench.task import make_task
 
 SETTINGS = {"p": 31, "separate_vocabularies": True, "equals_token": False}
@@ -38,16 +39,11 @@ def hand_built(name: str) -> Subject:
     return circle_adder(make_task(name, SETTINGS), HAND_BUILT[name], GAINS)
 
 
-def explain(subject: Subject, **case: torch.Tensor) -> Explanation:
+def explain(subject: Subject, **arguments: torch.Tensor) -> Explanation:
     mechanism = mechanism_for(subject.task)
     assert mechanism is not None
-    steps = mechanism.explain(Case(subject=subject, train=case.get("train")), seed=0, n_draws=6)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            assert isinstance(end.value, Explanation)
-            return end.value
+    case = Case(subject=subject, train=arguments.get("train"))
+    return finish(mechanism.explain(case, seed=0, n_draws=6))
 
 
 @cache

@@ -1,0 +1,16 @@
+"""Long work is a generator that yields progress and returns its result."""
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def finish(steps: Generator[Any, None, R]) -> R:
+    """Run such a generator to its end without looking at the progress."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
