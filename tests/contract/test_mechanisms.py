@@ -1,0 +1,53 @@
+"""What every registered mechanism must do; a new file is covered without an edit."""
+
+import pytest
+import torch
+
+from circuits.cells import Subject
+from circuits.mechanism import Case, mechanism_for, mechanisms
+from workbench.params import init_params
+from workbench.progress import finish
+from workbench.recipe import default_model
+from workbench.task import Task, make_task, tasks
+
+SMALL = {"p": 7}
+
+
+def small(name: str) -> Task:
+    fields = tasks.get(name).__dataclass_fields__
+    return make_task(name, SMALL if "p" in fields else {"n_digits": 1})
+
+
+@pytest.mark.parametrize("mechanism", mechanisms)
+@pytest.mark.parametrize("name", tasks)
+def test_an_untrained_network_is_not_identified(mechanism: str, name: str) -> None:
+    task, found = small(name), mechanisms.get(mechanism)
+    if not found.applies_to(task):
+        return
+    config = default_model(task)
+    params = init_params(config, torch.Generator().manual_seed(0))
+    case = Case(subject=Subject(params=params, config=config, task=task), train=None)
+    explanation = finish(found.explain(case, seed=0, n_draws=2))
+    assert explanation.verdict == "not identified"
+    assert explanation.mechanism == mechanism
+    assert explanation.n_inputs == task.domain_size
+    assert explanation.exhaustive
+    assert explanation.held_out_accuracy is None
+    ids = [finding.id for finding in explanation.findings]
+    assert len(set(ids)) == len(ids) > 0
+    for finding in explanation.findings:
+        assert finding.n > 0
+        # A number without a control supports nothing.
+        assert finding.controls or finding.verdict == "not applicable"
+        for control in finding.controls:
+            assert control.n > 0
+            if control.interval is not None:
+                assert control.interval[0] <= control.value <= control.interval[1]
+
+
+def test_the_four_modular_tasks_have_a_mechanism_and_digits_have_none() -> None:
+    known = {name for name in tasks if mechanism_for(small(name)) is not None}
+    assert known == {
+        f"modular_{x}" for x in ("addition", "subtraction", "multiplication", "division")
+    }
+    assert mechanism_for(small("digit_addition")) is None
