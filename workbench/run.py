@@ -38,6 +38,9 @@ from workbench.version import __version__
 
 C = TypeVar("C")
 
+READ_ATTEMPTS = 100
+"""How often a run that is being written is read again before giving up."""
+
 
 def _versions() -> dict[str, str]:
     return {"torch": torch.__version__, "python": platform.python_version()}
@@ -176,14 +179,17 @@ def open_run(path: Path | str) -> Run:
     Raises `RunError`: missing, not a run, from a newer version, half-written or damaged.
     """
     path = Path(path)
-    while True:
+    checked: Checked = {}
+    for _ in range(READ_ATTEMPTS):
         data = read_manifest(path)
         try:
-            return _open(path, Manifest.from_bytes(data, where=str(path / MANIFEST)))
+            return _open(path, Manifest.from_bytes(data, where=str(path / MANIFEST)), checked)
         except RunError:
             if read_manifest(path) == data:
                 raise
         # Training went on while we read; what we saw was consistent, but is no longer there.
+        # What was checked once is not read again, so that we catch up with a fast writer.
+    raise RunError(f"{path} is being written faster than it can be read; try again later")
 
 
 def list_runs(directory: Path | str) -> list[Run | RunError]:
@@ -228,9 +234,18 @@ def read_manifest(path: Path) -> bytes:
     raise RunError(f"{path} is not a run: it has no {CONFIG} and no {MANIFEST}")
 
 
-def _open(path: Path, manifest: Manifest) -> Run:
+Checked = dict[tuple[str, str], bytes]
+"""Contents already read and checked, by name and digest."""
+
+
+def _open(path: Path, manifest: Manifest, checked: Checked) -> Run:
     _refuse_newer_config(path)
-    contents = {name: read_recorded(path, manifest, name) for name in manifest.files}
+    contents = {}
+    for name, record in manifest.files.items():
+        key = (name, record.sha256)
+        if key not in checked:
+            checked[key] = read_recorded(path, manifest, name)
+        contents[name] = checked[key]
     where = str(path / CONFIG)
     try:
         config = RunConfig.from_dict(from_json(contents[CONFIG], where=where), where=where)

@@ -98,9 +98,9 @@ def our_step(n_seeds: int) -> Callable[[], object]:
     from dataclasses import replace
 
     recipe = replace(MODULAR, steps=100_000, evaluate_every=100_000, log_checkpoints=0)
-    from workbench import train
+    from workbench import batches, train
 
-    source = train._Source(task, recipe, tuple(range(n_seeds)), torch.device("cpu"), None)
+    source = batches.Source(task, recipe, tuple(range(n_seeds)), torch.device("cpu"), None)
     config = default_model(task)
     state = train._initial_state(config, recipe, range(n_seeds), torch.device("cpu"))
     size = train._seeds_per_pass(config, source, torch.device("cpu"))

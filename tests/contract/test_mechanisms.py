@@ -18,8 +18,8 @@ def small(name: str) -> Task:
     return make_task(name, SMALL if "p" in fields else {"n_digits": 1})
 
 
-@pytest.mark.parametrize("mechanism", mechanisms)
-@pytest.mark.parametrize("name", tasks)
+@pytest.mark.parametrize("mechanism", mechanisms.names())
+@pytest.mark.parametrize("name", tasks.names())
 def test_an_untrained_network_is_not_identified(mechanism: str, name: str) -> None:
     task, found = small(name), mechanisms.get(mechanism)
     if not found.applies_to(task):

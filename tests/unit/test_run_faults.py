@@ -308,5 +308,8 @@ def test_two_processes_and_a_kill(tmp_path: Path) -> None:
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     process = in_another_process(f"kill_rounds({str(tmp_path / 'run')!r}, 12, 0)")
-    output, _ = process.communicate(timeout=60)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0 and output.startswith("reached")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import workbench.batches
 import workbench.train
 from tests.unit.small_training import (
     ADDITION,
@@ -180,7 +181,7 @@ def test_a_steps_gradient_is_the_mean_over_the_seeds_own_batch(
     monkeypatch.setattr(workbench.train, "adamw", lambda state, g, *rest: seen.append(g.clone()))
     how, config = sampled(steps=1), network(DIGITS)
     first = next(fit(DIGITS, config, how, [0, 1], device=CPU))
-    source = workbench.train._Source(DIGITS, how, (0, 1), CPU, None)
+    source = workbench.batches.Source(DIGITS, how, (0, 1), CPU, None)
     tokens, answers = source.batch([0, 1], 0)
     trained(DIGITS, how, [0, 1])
     for row in (0, 1):
@@ -237,7 +238,7 @@ def test_seeds_together_are_each_alone(task: Any, how: Recipe) -> None:
 def test_seeds_in_several_passes_are_seeds_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     together = trained(ADDITION, recipe(), [0, 1, 2])
     monkeypatch.setattr(workbench.train, "CPU_BYTES", 1)
-    source = workbench.train._Source(ADDITION, recipe(), (0, 1, 2), CPU, None)
+    source = workbench.batches.Source(ADDITION, recipe(), (0, 1, 2), CPU, None)
     assert workbench.train._seeds_per_pass(network(ADDITION), source, CPU) == 1
     apart = trained(ADDITION, recipe(), [0, 1, 2])
     difference = (together[-1].state.weights - apart[-1].state.weights).abs().max()
@@ -277,7 +278,7 @@ def test_training_goes_on_from_any_snapshot_to_the_same_bits(task: Any, how: Rec
 
 
 def batches(task: Any, how: Recipe, seed: int, n_steps: int) -> list[Batch]:
-    source = workbench.train._Source(task, how, (seed,), CPU, None)
+    source = workbench.batches.Source(task, how, (seed,), CPU, None)
     return [source.batch([0], step) for step in range(n_steps)]
 
 
@@ -307,7 +308,7 @@ def test_minibatches_draw_training_inputs_without_repetition() -> None:
 def test_minibatches_are_decided_by_seed_and_step() -> None:
     first, again = (batches(ADDITION, recipe(batch_size=8), 2, 3) for _ in range(2))
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, again, strict=True))
-    source = workbench.train._Source(ADDITION, recipe(batch_size=8), (5, 2), CPU, None)
+    source = workbench.batches.Source(ADDITION, recipe(batch_size=8), (5, 2), CPU, None)
     pair = source.batch([0, 1], 2)
     assert torch.equal(pair.tokens[1], first[2].tokens[0])
     assert not torch.equal(pair.tokens[0], pair.tokens[1])
@@ -322,7 +323,7 @@ def test_full_batches_are_the_training_side(batch_size: int | None) -> None:
 
 
 def test_sampled_batches_hold_out_what_the_seeds_hash_holds_out() -> None:
-    source = workbench.train._Source(DIGITS, sampled(batch_size=300), (6,), CPU, None)
+    source = workbench.batches.Source(DIGITS, sampled(batch_size=300), (6,), CPU, None)
     for step in range(5):
         inputs = operands(DIGITS, source.batch([0], step))
         assert len(inputs) == 300
@@ -364,7 +365,7 @@ def test_without_enrichment_all_is_uniform() -> None:
 @pytest.mark.parametrize("task", [ADDITION, DIGITS], ids=["listed", "sampled"])
 def test_random_labels_are_trained_and_true_ones_held_out(task: Any) -> None:
     how = recipe(random_labels=0.7) if task is ADDITION else sampled(random_labels=0.7)
-    source = workbench.train._Source(task, how, (4,), CPU, None)
+    source = workbench.batches.Source(task, how, (4,), CPU, None)
     for batch in (source.batch([0], 3), source.training([0], 3)):
         inputs = operands(task, batch)
         labels = randomise_labels(task, inputs, fraction=0.7, seed=4)
@@ -378,7 +379,7 @@ def test_random_labels_are_trained_and_true_ones_held_out(task: Any) -> None:
 @pytest.mark.parametrize("order", ["least_significant_first", "most_significant_first"])
 def test_the_answer_fed_back_is_the_label(order: str) -> None:
     task = make_task("digit_addition", {"n_digits": 4, "answer_order": order})
-    source = workbench.train._Source(task, sampled(random_labels=1.0), (4,), CPU, None)
+    source = workbench.batches.Source(task, sampled(random_labels=1.0), (4,), CPU, None)
     batch = source.batch([0], 0)
     fed_back = batch.tokens[0][:, list(task.answer_positions)]
     assert (fed_back[:, 0] == 11).all()  # the equals token
@@ -387,7 +388,7 @@ def test_the_answer_fed_back_is_the_label(order: str) -> None:
 
 def test_given_inputs_are_trained_on_and_nothing_is_held_out() -> None:
     inputs = ADDITION.domain()[3:20]
-    source = workbench.train._Source(ADDITION, recipe(), (0, 1), CPU, inputs)
+    source = workbench.batches.Source(ADDITION, recipe(), (0, 1), CPU, inputs)
     assert torch.equal(source.batch([0, 1], 0).tokens, ADDITION.encode(inputs).expand(2, -1, -1))
     last = trained(ADDITION, recipe(), [0, 1], inputs=inputs)[-1].metrics[1]
     assert math.isnan(last.held_out_loss) and math.isnan(last.held_out_accuracy)
@@ -396,7 +397,7 @@ def test_given_inputs_are_trained_on_and_nothing_is_held_out() -> None:
 
 def test_any_number_of_operands_can_be_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task is one new file: nothing here may know that today's have two operands."""
-    source = workbench.train._Source(DIGITS, sampled(enriched=None), (0,), CPU, None)
+    source = workbench.batches.Source(DIGITS, sampled(enriched=None), (0,), CPU, None)
     monkeypatch.setattr(
         type(DIGITS), "_sample", lambda task, n, generator, name: torch.ones(n, 3).long()
     )
@@ -415,7 +416,7 @@ def test_any_number_of_operands_can_be_sampled(monkeypatch: pytest.MonkeyPatch) 
 def test_metrics_are_loss_and_exact_answers_of_the_averaged_network(task: Any) -> None:
     """Evaluated in several parts: 24 or 25 inputs are no multiple of the batch's 9."""
     how = recipe(batch_size=9) if task is ADDITION else sampled(batch_size=9)
-    source = workbench.train._Source(task, how, (3, 1), CPU, None)
+    source = workbench.batches.Source(task, how, (3, 1), CPU, None)
     for snapshot in fit(task, network(task), how, [3, 1], device=CPU):
         sides = [source.training([0, 1], snapshot.step), source.held_out([0, 1])]
         for row, metrics in enumerate(snapshot.metrics):
