@@ -23,6 +23,9 @@ app = typer.Typer(
     "claim beside its control.\n\nStart with [bold]workbench explain modular_addition[/bold].",
 )
 
+INTERRUPTED = 130
+RESUME = "stopped; what was saved is whole: the same command goes on from it"
+
 Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA when it is there.")
@@ -47,14 +50,14 @@ def main() -> None:
     """Run the command line; every error becomes one line and an exit status."""
     try:
         status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # typer's own translation of Ctrl-C
+            _complain(RESUME, INTERRUPTED)
     except typer.Exit as exit:
         status = exit.exit_code
     except WorkbenchError as error:
         status = _complain(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        status = _complain(
-            "stopped; what was saved is whole: the same command goes on from it", 130
-        )
+        status = _complain(RESUME, INTERRUPTED)
     except typer.TyperException as error:
         text = getattr(error, "format_message", lambda: str(error))()
         status = _complain(f"{text} Try `workbench --help`.", 2)

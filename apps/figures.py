@@ -380,4 +380,4 @@ def _ticks(low: Number, high: Number, most: int) -> Iterator[Number]:
 def _decades(low: Number, high: Number) -> Iterator[Number]:
     """Whole powers of ten inside a logarithmic range, at most eight of them."""
     first, last = math.ceil(low), math.floor(high)
-    yield from range(first, last + 1, 1 + (last - first) // 8)
+    yield from range(first, last + 1, 1 + max(0, last - first) // 8)
