@@ -96,12 +96,13 @@ def control_projectors(study: Study, *, logits: bool = False) -> dict[str, Cells
     energy = embedding_energy(study.subject)
     wanted = float(energy[torch.tensor(named, dtype=torch.long) - 1].sum())
     rank = int(_rank(planes, named))
-    cells["random subspaces"] = []
+    random = "random subspaces" if logits else "random subspaces of the same norm"
+    cells[random] = []
     for _ in range(study.n_draws):
         projector = characters.random_projector(len(cyclic.elements), rank, generator)
         found = _component_energy(study.subject, projector)
         scale = (wanted / found) ** 0.5 if found > 0 and not logits else 1.0
-        cells["random subspaces"].append((projector, scale))
+        cells[random].append((projector, scale))
     wrong = characters.wrong_planes(cyclic)
     chosen = _wrong_energy(study, wrong, logits).argsort(descending=True)[:count]
     cells["wrong basis"] = [(characters.projector(wrong[chosen]), 1.0)]
