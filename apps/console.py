@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -87,7 +87,8 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str =
     listed = [list(row) for row in rows]
     for i, column in enumerate(columns):
         numeric = bool(listed) and all(isinstance(row[i], int | float | None) for row in listed)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        made.add_column(column, justify=side, overflow="fold", no_wrap=i == 0)
     for row in listed:
         made.add_row(*(cell(value) for value in row))
     return made
