@@ -201,14 +201,17 @@ def _block(
     name = f"blocks.{layer}"
     residual = run.at(f"{name}.hook_resid_pre", residual)
     if layer == 0 and _table_pays(run, tokens):
-        q, k, v = _gather_queries_keys_values(run, tokens, queries)
+        scores, v = _gather_scores_values(run, tokens, queries)
     else:
         normed = _layer_norm(run, f"{name}.ln1", residual)
-        q = _heads(run, layer, "Q", normed if queries is None else normed[..., queries, :])
-        k, v = _heads(run, layer, "K", normed), _heads(run, layer, "V", normed)
+        read = normed if queries is None else normed[..., queries, :]
+        q = run.at(f"{name}.attn.hook_q", _heads(run, layer, "Q", read))
+        k = run.at(f"{name}.attn.hook_k", _heads(run, layer, "K", normed))
+        v = run.at(f"{name}.attn.hook_v", _heads(run, layer, "V", normed))
+        scores = _scores(q, k)
     if queries is not None and not _lean(run, tokens):
         residual = residual[..., queries, :]
-    residual = residual + _attention(run, layer, q, k, v, queries)
+    residual = residual + _attention(run, layer, scores, v, queries)
     if run.config.d_mlp:
         residual = run.at(f"{name}.hook_resid_mid", residual)
         residual = residual + _mlp(run, layer, residual)
@@ -226,10 +229,13 @@ def _lean(run: _Run, tokens: Tensor) -> bool:
     return run.config.n_layers == 1 and _table_pays(run, tokens)
 
 
-def _gather_queries_keys_values(
+def _gather_scores_values(
     run: _Run, tokens: Tensor, queries: list[int] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """First-block q, k, v computed once per (position, token) and gathered for each input."""
+) -> tuple[Tensor, Tensor]:
+    """First-block scores and values, from q, k, v computed once per (position, token).
+
+    Where every input asks from the same token (an `=`), there is one score per key's row.
+    """
     n_pos = tokens.shape[-1]
     embed = rearrange(run.params["embed.W_E"], "... token d_model -> ... 1 token d_model")
     positional = run.params["pos_embed.W_pos"][..., :n_pos, :]
@@ -237,23 +243,41 @@ def _gather_queries_keys_values(
     normed = _layer_norm(run, "blocks.0.ln1", table)
     rows = tokens + torch.arange(n_pos, device=tokens.device) * run.config.d_vocab
 
-    def gather(letter: str, wanted: Tensor) -> Tensor:
+    def tabulate(letter: str) -> Tensor:
         heads = _heads(run, 0, letter, normed)
-        flat = rearrange(heads, "... pos token head e -> ... (pos token) (head e)")
+        return rearrange(heads, "... pos token head e -> ... (pos token) (head e)")
+
+    def gather(flat: Tensor, wanted: Tensor) -> Tensor:
         gathered = _gather_rows(flat, wanted)
         return rearrange(gathered, "... (head e) -> ... head e", head=run.config.n_heads)
 
-    read = rows if queries is None else rows[..., queries]
-    return gather("Q", read), gather("K", rows), gather("V", rows)
+    v = run.at("blocks.0.attn.hook_v", gather(tabulate("V"), rows))
+    asking = rows if queries is None else rows[..., queries]
+    hooks = ("blocks.0.attn.hook_q", "blocks.0.attn.hook_k")
+    if _one_question(asking) and not run.watched(*hooks):
+        q = gather(tabulate("Q"), asking[..., :1, :])[..., 0, 0, :, :]
+        keys = rearrange(
+            tabulate("K"), "... row (head e) -> ... row head e", head=run.config.n_heads
+        )
+        by_row = (q[..., None, :, :] * keys).sum(-1)
+        gathered = _gather_rows(by_row, rows)
+        return rearrange(gathered, "... batch key head -> ... batch head 1 key"), v
+    q = run.at(hooks[0], gather(tabulate("Q"), asking))
+    return _scores(q, run.at(hooks[1], gather(tabulate("K"), rows))), v
+
+
+def _one_question(asking: Tensor) -> bool:
+    """Whether all inputs have one query, and it is the same (position, token)."""
+    return asking.shape[-1] == 1 and bool((asking == asking[..., :1, :]).all())
 
 
 def _attention(
-    run: _Run, layer: int, q: Tensor, k: Tensor, v: Tensor, queries: list[int] | None
+    run: _Run, layer: int, scores: Tensor, v: Tensor, queries: list[int] | None
 ) -> Tensor:
+    """What attention writes, from unscaled scores `[batch, head, query, key]` and values."""
     name, config = f"blocks.{layer}", run.config
     attn = f"{name}.attn"
-    q, k, v = run.at(f"{attn}.hook_q", q), run.at(f"{attn}.hook_k", k), run.at(f"{attn}.hook_v", v)
-    scores = _scores(q, k) / math.sqrt(config.d_head)
+    scores = scores / math.sqrt(config.d_head)
     hidden = _hidden(scores, queries) if config.attention_dir == "causal" else None
     if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)

@@ -366,3 +366,45 @@ def test_check_params(change: dict[str, Tensor | None], message: str) -> None:
 def test_check_params_accepts_what_fits() -> None:
     check_params(one_head(), ONE_HEAD)
     check_params(init_params(REFERENCE, torch.Generator().manual_seed(0)), REFERENCE)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("attention_rate", [1.0, 0.4])
+def test_one_question_for_all_inputs_is_the_general_pass(
+    stacked: bool, attention_rate: float
+) -> None:
+    """Scores tabulated per key (every input ends in the same token) are the scores computed."""
+    config = ModelConfig(
+        n_layers=1, n_heads=3, d_model=12, d_head=4, d_mlp=8, d_vocab=6, d_vocab_out=6, n_ctx=3,
+        attn_biases=True, attention_rate=attention_rate,
+    )  # fmt: skip
+    networks = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = param_shapes(config).items()
+        networks.append(
+            {name: torch.randn(shape, generator=generator).double() for name, shape in shapes}
+        )
+    params = stack(networks) if stacked else networks[0]
+    for tensor in params.values():
+        tensor.requires_grad_()
+    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    tokens = torch.cat([pairs, torch.full((25, 1), 5)], dim=1)
+    lean = forward(params, tokens, config, positions=[2])
+    watched = forward(params, tokens, config, positions=[2], taps=["blocks.0.attn.hook_q"])
+    plain = forward(params, tokens[:5], config)  # a batch too small for tables
+    torch.testing.assert_close(lean.logits, watched.logits, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        lean.logits[..., :5, :, :], plain.logits[..., 2:, :], atol=1e-12, rtol=0
+    )
+    weight = torch.randn(lean.logits.shape, generator=torch.Generator().manual_seed(2)).double()
+    for output in (lean, watched):
+        (output.logits * weight).sum().backward()
+    gradients = [tensor.grad for tensor in params.values()]
+    for tensor in params.values():
+        tensor.grad = None
+    (forward(params, tokens, config, positions=[2]).logits * weight).sum().backward()
+    for twice, tensor in zip(gradients, params.values(), strict=True):
+        assert twice is not None and tensor.grad is not None
+        torch.testing.assert_close(twice, 2 * tensor.grad, atol=1e-10, rtol=0)
+    assert lean.logits.shape[-3:] == (25, 1, 6)
