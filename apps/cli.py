@@ -63,6 +63,8 @@ def main() -> None:
         status = _complain(f"{text} Try `workbench --help`.", 2)
     except BrokenPipeError:
         status = 0
+    except OSError as error:
+        status = _complain(f"{error}; free some space or mend its permissions", 2)
     except Exception as error:
         status = _complain(f"this is a bug in the Workbench: {type(error).__name__}: {error}", 1)
     sys.exit(status if isinstance(status, int) else 0)
@@ -173,7 +175,10 @@ def import_(
 @app.command()
 def explain(
     target: Annotated[str, typer.Argument(help="A task (trained first), a run, or a network.")],
-    seed: Annotated[int, typer.Option(help="Seed of training, and of the controls' draws.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, help="Seed of training, and of the controls' draws."),
+    ] = 0,
     draws: Annotated[int, typer.Option(min=2, help="Random draws per control.")] = 20,
     step: Annotated[int | None, typer.Option(help="Explain this checkpoint.")] = None,
     recipe: RecipeName = None,
@@ -206,7 +211,7 @@ def explain(
     if as_json:
         _print_json(document)
     else:
-        console.show_explanation(document, str(report_path(run)))
+        console.show_explanation(document, str(report_path(run, step)))
 
 
 @app.command("runs")

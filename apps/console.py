@@ -74,7 +74,7 @@ def _bar(quiet: bool) -> Generator[Progress, None, None]:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=err(),
-        disable=quiet,
+        disable=quiet or not sys.stderr.isatty(),
         transient=True,
     )
     with progress:

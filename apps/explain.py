@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from apps.report import render_report
@@ -17,7 +16,13 @@ from workbench.accuracy import measure_accuracy
 from workbench.errors import RunError
 from workbench.finding import finding_to_dict
 from workbench.run import Run
-from workbench.storage import atomic_write, from_json, tensors_to_bytes, to_json
+from workbench.storage import (
+    atomic_write,
+    from_json,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    to_json,
+)
 from workbench.training import outcome_of
 from workbench.version import __version__
 
@@ -40,17 +45,22 @@ def explain_run(
     explanation = yield from _explanation(run, device, seed, n_draws, step)
     document = _document(run, explanation, step, time.monotonic() - started)
     figures = {} if explanation is None else explanation.figures
-    save(run, document, figures)
+    if document["step"] == run.steps[-1]:
+        save(run.path, run, document, figures)
+    else:
+        folder = run.path / f"step-{document['step']:06d}"
+        folder.mkdir(exist_ok=True)
+        save(folder, run, document, figures)
     return document
 
 
-def save(run: Run, document: dict[str, Any], figures: dict[str, Tensor]) -> None:
-    """Write findings, figures and report beside the run, each atomically."""
-    where = str(run.path / DOCUMENT)
-    atomic_write(run.path / FIGURES, tensors_to_bytes(_plain(figures)))
-    atomic_write(run.path / DOCUMENT, to_json(document, where=where, indent=1))
+def save(folder: Path, run: Run, document: dict[str, Any], figures: dict[str, Tensor]) -> None:
+    """Write findings, figures and report into a folder of the run, each atomically."""
+    where = str(folder / DOCUMENT)
+    atomic_write(folder / FIGURES, tensors_to_bytes(_plain(figures)))
+    atomic_write(folder / DOCUMENT, to_json(document, where=where, indent=1))
     page = render_report(document, figures, run.metrics())
-    atomic_write(run.path / REPORT, page.encode())
+    atomic_write(folder / REPORT, page.encode())
 
 
 def saved_report(run: Run) -> str:
@@ -59,7 +69,7 @@ def saved_report(run: Run) -> str:
         raise RunError(f"{run.path} has no findings yet; run `workbench explain {run.path}` first")
     document = from_json((run.path / DOCUMENT).read_bytes(), where=str(run.path / DOCUMENT))
     try:
-        figures = load_tensors((run.path / FIGURES).read_bytes())
+        figures = tensors_from_bytes((run.path / FIGURES).read_bytes(), where=FIGURES)
         return render_report(document, figures, run.metrics())
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(
@@ -68,9 +78,11 @@ def saved_report(run: Run) -> str:
         ) from error
 
 
-def report_path(run: Run) -> Path:
-    """Where the report of a run is."""
-    return run.path / REPORT
+def report_path(run: Run, step: int | None = None) -> Path:
+    """Where the report of a run is (of its last checkpoint, or of the one at `step`)."""
+    if step is None or step == run.steps[-1]:
+        return run.path / REPORT
+    return run.path / f"step-{step:06d}" / REPORT
 
 
 def _explanation(

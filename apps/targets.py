@@ -7,12 +7,14 @@ from pathlib import Path
 from workbench import config
 from workbench.errors import ConfigError, UnknownName
 from workbench.importing import import_network
-from workbench.params import ModelConfig
+from workbench.params import ModelConfig, n_params
 from workbench.recipe import Recipe, default_model, default_recipe, find_recipe
 from workbench.registry import unknown
 from workbench.run import Run, is_run, open_run
 from workbench.task import Task, make_task, tasks
 
+MOST_SEEDS = 1024
+MOST_PARAMS = 100_000_000
 FOLLOWS_FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
 
 
@@ -46,13 +48,19 @@ def make_plan(task_name: str, recipe_name: str | None, settings: Sequence[str]) 
         where=f"task {task_name}",
     )
     name = recipe_name or default_recipe(task)
+    model = config.override(
+        default_model(task),
+        {key: text for key, text in values.items() if key in model_keys},
+        where="model",
+    )
+    if n_params(model) > MOST_PARAMS:
+        raise ConfigError(
+            f"a network of {n_params(model):,} parameters is too large (at most {MOST_PARAMS:,}); "
+            "choose a smaller d_model, d_mlp or n_layers"
+        )
     return Plan(
         task=task,
-        model=config.override(
-            default_model(task),
-            {key: text for key, text in values.items() if key in model_keys},
-            where="model",
-        ),
+        model=model,
         recipe=config.override(
             find_recipe(name),
             {key: text for key, text in values.items() if key in recipe_keys},
@@ -79,7 +87,11 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, colon, last = part.partition(":")
         try:
-            seeds += range(int(first), int(last)) if colon else [int(first)]
+            start = int(first)
+            stop = int(last) if colon else start + 1
+            if stop - start > MOST_SEEDS:
+                raise ConfigError(f"--seeds {text!r}: at most {MOST_SEEDS} seeds at once")
+            seeds += range(start, stop)
         except ValueError:
             seeds = []
             break

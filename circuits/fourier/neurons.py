@@ -26,7 +26,7 @@ def pure_neurons(study: Study) -> Measured:
     own = shares.gather(0, named[live][None] - 1)[0]
     details = {"neurons": float(live.sum()), "dead": float((~live).sum())}
     details["median_share"] = float(own.median())
-    return Measured(float((own >= PURE).double().mean()), None, details)
+    return Measured(float((own >= PURE).double().mean()), None, details, n=int(live.sum()))
 
 
 def pure_neurons_controls(study: Study) -> list[Control]:
@@ -74,7 +74,7 @@ def ablated_neurons(study: Study) -> Measured:
     details = {"groups": float(len(groups)), "smallest_fall": float(own.min())}
     if others:
         details["fall_of_the_rest"] = float(torch.stack(others).mean())
-    return Measured(float(own.mean()), None, details)
+    return Measured(float(own.mean()), None, details, n=len(groups))
 
 
 def ablated_neurons_controls(study: Study) -> list[Control]:

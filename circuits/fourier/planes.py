@@ -99,7 +99,7 @@ def rotated(study: Study) -> Measured:
     right = correct(outcome, target).double()
     worst = float(right.mean(1).min())
     details = {"shifts": float(len(study.shifts)), "worst_shift": worst}
-    return Measured(float(right.mean()), right.mean(0), details)
+    return Measured(float(right.mean()), right.mean(0), details, n=right.numel())
 
 
 def rotated_controls(study: Study) -> list[Control]:

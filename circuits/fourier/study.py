@@ -5,6 +5,8 @@ projectors are subspaces of the same number of dimensions as a named one, where 
 intervention should not have the same effect.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,6 +53,8 @@ class Measured(NamedTuple):
     value: float
     per_input: Float[Tensor, " batch"] | None
     details: dict[str, float]
+    n: int | None = None
+    """What the value averages over, where it is not the inputs."""
 
 
 def accuracy(study: Study) -> Float[Tensor, ""]:
@@ -83,7 +87,13 @@ def control_projectors(study: Study, *, logits: bool = False) -> dict[str, Cells
     others = torch.tensor([k for k in range(len(planes)) if k + 1 not in named])
     count = max(1, len(named))
     cells: dict[str, Cells] = {}
-    if len(others):
+    n_sets = math.comb(len(others), min(count, len(others)))
+    if len(others) and n_sets <= study.n_draws:  # too few sets to draw from: take each once
+        sets = itertools.combinations(others.tolist(), min(count, len(others)))
+        cells["other frequencies"] = [
+            (characters.projector(planes[torch.tensor(chosen)]), 1.0) for chosen in sets
+        ]
+    elif len(others):
         cells["other frequencies"] = [
             (
                 characters.projector(

@@ -91,11 +91,15 @@ RULES: dict[str, Rule] = {
 }
 
 
+NEEDS_OTHERS = ("sufficiency", "sufficiency_logits", "necessity", "necessity_logits", "edit")
+"""Findings that mean nothing where every frequency was named and none is left to compare with."""
+
+
 def support(id: str, measured: Measured, controls: tuple[Control, ...]) -> Support:
     """Whether a finding's rule holds; a finding without a control is not applicable."""
-    if not controls:
-        return "not applicable"
     values = {control.name: control.value for control in controls}
+    if not controls or (id in NEEDS_OTHERS and "other frequencies" not in values):
+        return "not applicable"
     return "supported" if RULES[id].holds(measured, values) else "not supported"
 
 
@@ -218,7 +222,7 @@ def _finding(
         for name, network in networks:
             there = test.value(network)
             unit = "networks" if there.per_input is None else "inputs"
-            n = 1 if there.per_input is None else len(network.inputs)
+            n = 1 if there.per_input is None else there.n or len(network.inputs)
             controls.append(Control(name=name, value=there.value, n=n, interval=None, unit=unit))
     per_input = measured.per_input
     return Finding(
@@ -229,7 +233,7 @@ def _finding(
         ),
         measure=test.measure,
         value=measured.value,
-        n=len(study.inputs),
+        n=measured.n or len(study.inputs),
         interval=None,
         held_out=None if per_input is None else float(per_input[held_out].mean()),
         controls=tuple(controls),
@@ -323,6 +327,8 @@ def _figures(study: Study, right: Tensor, margin: Tensor) -> dict[str, Tensor]:
 
 def _gallery(study: Study, activations: Float[Tensor, "batch neuron"]) -> Int[Tensor, " chosen"]:
     """Up to twelve neurons: the most varying of each named frequency in turn."""
+    if activations.shape[1] == 0:
+        return torch.zeros(0, dtype=torch.long)
     variance = activations.var(0)
     named = study.parts.neuron_frequencies
     ranked = [

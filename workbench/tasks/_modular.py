@@ -17,6 +17,9 @@ from torch import Tensor
 from workbench.errors import TaskError
 from workbench.task import Corruption, CyclicStructure, Inputs, Task, is_prime
 
+LARGEST_P = 9973
+"""The largest prime below 10,000: beyond it neither tables nor networks of this kind fit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModularTask(Task):
@@ -30,6 +33,8 @@ class ModularTask(Task):
     """The smallest operand: 1 where the task lives on the non-zero residues."""
 
     def __post_init__(self) -> None:
+        if self.p > LARGEST_P:
+            raise TaskError(f"{self.name}: p = {self.p} is too large; the largest is {LARGEST_P}")
         if not is_prime(self.p):
             raise TaskError(f"{self.name} needs a prime p, got {self.p}; try {_next_prime(self.p)}")
         if self.p < 5:
