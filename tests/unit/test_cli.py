@@ -150,6 +150,10 @@ WRONG = {
     "no such folder": (["import", "nowhere"], "nowhere"),
     "unknown option": (["train", "modular_addition", "--sed", "1"], "--sed"),
     "unknown command": (["trian"], "trian"),
+    "huge prime": (["train", "modular_addition", "--set", "p=1000000000000000009"], "too large"),
+    "too many seeds": (["train", "modular_addition", "--seeds", "0:100000000000"], "at most"),
+    "seed too large": (["explain", "modular_addition", "--seed", "4294967296"], "--seed"),
+    "huge network": (["train", "modular_addition", "--set", "d_model=100000000"], "too large"),
     "no runs yet": (["runs"], "train or import something first"),
 }
 
@@ -226,3 +230,23 @@ def test_the_installed_command_runs_in_its_own_process(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: no task, run or network directory 'nothing'")
+
+
+def test_explaining_an_early_checkpoint_leaves_the_explanation_of_the_last(
+    run, tmp_path: Path
+) -> None:
+    document = json.loads(run("explain", "modular_addition", *SMALL, "--draws", "2", "--json").out)
+    folder = tmp_path / document["run"]
+    before = (folder / "explanation.json").read_bytes()
+    early = json.loads(run("explain", document["run"], "--step", "0", "--draws", "2", "--json").out)
+    assert early["step"] == 0 and early["weights_sha256"] != document["weights_sha256"]
+    assert (folder / "explanation.json").read_bytes() == before
+    assert json.loads((folder / "step-000000" / "explanation.json").read_text()) == early
+
+
+def test_a_network_without_an_mlp_is_explained_without_a_word_on_standard_error(run) -> None:
+    settings = [*SMALL, "--set", "d_mlp=0", "--draws", "2", "--json"]
+    said = run("explain", "modular_addition", *settings)
+    assert (said.status, said.err) == (0, "")
+    verdicts = {f["id"]: f["verdict"] for f in json.loads(said.out)["findings"]}
+    assert verdicts["neurons"] == verdicts["neuron_ablation"] == "not applicable"
