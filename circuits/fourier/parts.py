@@ -222,13 +222,6 @@ def _neuron_frequencies(subject: Subject, inputs: Inputs) -> Int[Tensor, " neuro
     return torch.where(best.values > 0, best.indices + 1, 0)
 
 
-def logit_planes_head(
-    cyclic: CyclicStructure, transforms: Float[Tensor, "cell element element"]
-) -> "LogitHead":
-    """A head that mixes the logits over the group's elements by a matrix, per cell."""
-    return LogitHead(cyclic.elements, transforms)
-
-
 @dataclass(frozen=True, slots=True)
 class LogitHead:
     """Apply a matrix over answers to centred logits; tokens that are no answer get -inf."""

@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
 from workbench.bridge import from_bridge, to_bridge
 from workbench.params import ModelConfig, Params, stack, unstack
-from workbench.transformer import forward, hook_names, residual_writers
+from workbench.transformer import forward, hook_names
+from workbench.writers import residual_writers
 
 NOT_ON_THE_BRIDGE = ("hook_result", "hook_attn_scores")
 """On native models the first never fires and the second holds the pattern."""

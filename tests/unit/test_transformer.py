@@ -22,7 +22,8 @@ from workbench.params import (
     stack,
     unstack,
 )
-from workbench.transformer import forward, hook_names, residual_writers
+from workbench.transformer import forward, hook_names
+from workbench.writers import residual_writers
 
 REFERENCE = ModelConfig(
     n_layers=1, n_heads=4, d_model=128, d_head=32, d_mlp=512, d_vocab=114, d_vocab_out=114, n_ctx=3
