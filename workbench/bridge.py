@@ -6,9 +6,10 @@ the only module of the package that imports TransformerLens (seconds): import it
 
 Where the two differ, on a natively booted model (TransformerLens 4.3):
 
-- `hook_result` never fires there, and its `hook_attn_scores` fires late and holds the pattern.
-  Ours hold what their names say. Every other name of `workbench.transformer.hook_names` is there
-  with the same activation in the same layout.
+- `hook_result` and what single readers read (`hook_{q,k,v}_input`, `hook_mlp_in`) never fire
+  there, and its `hook_attn_scores` fires late and holds the pattern. Ours hold what they say.
+  Every other name of `workbench.transformer.hook_names` is there with the same activation in the
+  same layout.
 - An edit at its `hook_resid_mid` reaches the MLP alone, not the residual stream; ours reaches
   both. Edits at every other shared name do the same on both sides.
 - A bias that our network lacks is there as zeros, frozen (`requires_grad = False`), so that
@@ -30,8 +31,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from workbench import config as configs
 from workbench.errors import ConfigError, WeightsError
+from workbench.layers import LAYER_NORM_EPS
 from workbench.params import ModelConfig, Params, check_params, param_shapes
-from workbench.transformer import LAYER_NORM_EPS, forward
+from workbench.transformer import forward
 
 
 def to_bridge(params: Params, config: ModelConfig) -> TransformerBridge:

@@ -21,8 +21,10 @@ from workbench.params import ModelConfig, Params, stack, unstack
 from workbench.transformer import forward, hook_names
 from workbench.writers import residual_writers
 
-NOT_ON_THE_BRIDGE = ("hook_result", "hook_attn_scores")
-"""On native models the first never fires and the second holds the pattern."""
+READERS = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in")
+"""TransformerLens' names for what one reader reads; they do not fire on native models."""
+NOT_ON_THE_BRIDGE = ("hook_result", "hook_attn_scores", *READERS)
+"""On native models hook_attn_scores holds the pattern and the others never fire."""
 
 SMALL, LARGE = 5, 40
 """Batches below and above every d_vocab: without and with the table of the first block."""
@@ -89,6 +91,50 @@ def test_every_activation(seed: int) -> None:
         W_O = bridge(seed).blocks[layer].attn.W_O
         result = einsum(theirs[f"{attn}.hook_z"], W_O, "b p head e, head e d -> b p head d")
         assert_close(ours.activations[f"{attn}.hook_result"], result)
+        block = f"blocks.{layer}"
+        resid_pre = theirs[f"{block}.hook_resid_pre"]
+        for letter in "qkv":
+            copies = resid_pre[:, :, None].expand(-1, -1, config.n_heads, -1)
+            assert_close(ours.activations[f"{block}.hook_{letter}_input"], copies)
+        if config.d_mlp:
+            resid_mid = theirs[f"{block}.hook_resid_mid"]
+            assert_close(ours.activations[f"{block}.hook_mlp_in"], resid_mid)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:12])
+def test_what_one_reader_reads_reaches_that_reader_alone(seed: int) -> None:
+    """Patching q, k or v of one head by what the bridge's own weights make of the new input."""
+    config = random_config(seed)
+    params, layer, head = random_params(config, seed), config.n_layers - 1, config.n_heads - 1
+    tokens = random_tokens(config, seed, batch=SMALL)
+    block = f"blocks.{layer}"
+    _, theirs = bridge(seed).run_with_cache(tokens)
+    read = theirs[f"{block}.hook_resid_pre"] + torch.linspace(-1, 1, config.d_model).double()
+    normed = read
+    if config.normalization == "LN":
+        centred = read - read.mean(-1, keepdim=True)
+        scale = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        normed = centred / scale * params[f"{block}.ln1.w"] + params[f"{block}.ln1.b"]
+    for letter in "qkv":
+        made = normed @ params[f"{block}.attn.W_{letter.upper()}"][head]
+        if config.attn_biases:
+            made = made + params[f"{block}.attn.b_{letter.upper()}"][head]
+        edits = {f"{block}.hook_{letter}_input": with_head(head, read)}
+        ours = forward(params, tokens, config, edits=edits).logits
+        hook = with_head(head, made)
+        patched = [(f"{block}.attn.hook_{letter}", lambda x, hook, edit=hook: edit(x))]
+        assert_close(ours, bridge(seed).run_with_hooks(tokens, fwd_hooks=patched))
+
+
+def with_head(head: int, value: Tensor) -> Callable[[Tensor], Tensor]:
+    """The edit that gives one head of `[batch, pos, head, d]` another value."""
+
+    def edit(activation: Tensor) -> Tensor:
+        activation = activation.clone()
+        activation[:, :, head] = value
+        return activation
+
+    return edit
 
 
 @pytest.mark.parametrize("seed", [seed for seed in SEEDS if random_config(seed).attention_rate])
@@ -112,8 +158,8 @@ def test_what_the_bridge_lacks(name: str) -> None:
     seed = 1
     _, theirs = bridge(seed).run_with_cache(random_tokens(random_config(seed), seed, batch=SMALL))
     attn = "blocks.0.attn"
-    if name == "hook_result":
-        assert f"{attn}.{name}" not in theirs
+    if name != "hook_attn_scores":
+        assert f"{attn}.{name}" not in theirs and f"blocks.0.{name}" not in theirs
     else:
         assert_close(theirs[f"{attn}.{name}"], theirs[f"{attn}.hook_pattern"])
 
