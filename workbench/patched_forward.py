@@ -1,0 +1,508 @@
+"""The forward pass of many intervened copies of a network, computing only what differs.
+
+The inputs are run once, unpatched, and every activation is kept. A cell then differs from that
+run only from its first patched site on: in some *rows*, a row being one position of one cell, for
+the whole batch. Rows go through the same layers (`workbench.layers`) as `forward` sends whole
+networks; attention spreads a difference to the positions that can see it (under a causal mask,
+the later ones); whatever did not change is read from the unpatched run. So a cell costs the
+layers above it, at the positions from it on, and all cells of a chunk share each matrix product.
+
+`slot = cell * n_pos + pos` numbers the rows. Values of rows are `[row, batch, ...]`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from workbench import layers
+from workbench.errors import HookError
+from workbench.intervene import (
+    Cell,
+    Chunk,
+    Function,
+    Intervention,
+    Mean,
+    MeanPositional,
+    OtherInput,
+    Resample,
+    Site,
+    Value,
+    Zero,
+    has_heads,
+)
+from workbench.params import ModelConfig, Params
+from workbench.transformer import forward, hook_names, unembed
+
+
+class Rows(NamedTuple):
+    """The rows of one activation that differ from the unpatched run; slots ascend."""
+
+    slots: Int[Tensor, " row"]
+    values: Tensor
+
+
+def run_chunks(
+    params: Params,
+    tokens: Int[Tensor, "batch pos"],
+    config: ModelConfig,
+    cells: Sequence[Cell],
+    *,
+    other: Int[Tensor, "batch pos"] | None,
+    reference: Int[Tensor, "reference pos"],
+    positions: Sequence[int] | None,
+    gradients: bool,
+    budget: int,
+) -> Iterator[Chunk]:
+    """What `workbench.intervene.intervene_in_chunks` says, for cells that were checked."""
+    order = {name: place for place, name in enumerate(hook_names(config))}
+    first = [min((order[made.site.hook] for made in cell), default=0) for cell in cells]
+    by_depth = sorted(range(len(cells)), key=lambda cell: -first[cell])
+    n_pos = tokens.shape[1]
+    wanted = [range(n_pos)[at] for at in (range(n_pos) if positions is None else positions)]
+    with _grad_mode(gradients):
+        base = _Unpatched(params, tokens, config, wanted)
+        sources = _Sources(params, config, base, other, reference)
+    size = max(1, budget // _bytes_per_cell(config, tokens))
+    start = 0
+    while start < len(cells):
+        chosen = by_depth[start : start + size]
+        try:
+            with _grad_mode(gradients):
+                run = _Chunk(base, sources, [cells[cell] for cell in chosen], gradients)
+                logits = run.logits()
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if size == 1:
+                raise MemoryError(
+                    f"one cell on {len(tokens)} inputs does not fit in memory; use fewer inputs"
+                ) from error
+            size = max(1, size // 2)
+            continue
+        yield Chunk(cells=chosen, logits=logits)
+        start += len(chosen)
+
+
+def _grad_mode(gradients: bool) -> AbstractContextManager[None]:
+    return torch.enable_grad() if gradients else torch.no_grad()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    words = str(error)
+    out = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return out or "not enough memory" in words or "can't allocate memory" in words
+
+
+def _bytes_per_cell(config: ModelConfig, tokens: Tensor) -> int:
+    """Of the activations of one whole cell that are alive together."""
+    batch, n_pos = tokens.shape
+    width = config.n_heads * config.d_head
+    per_row = 6 * width + 4 * config.d_model + 2 * config.d_mlp + 2 * config.n_heads * n_pos
+    return 4 * batch * n_pos * (per_row + config.d_vocab_out)
+
+
+def as_rows(hook: str, activation: Tensor) -> Tensor:
+    """`[batch, pos, ...]` as `[pos, batch, ...]`; scores and patterns by their query."""
+    if hook.endswith(("hook_attn_scores", "hook_pattern")):
+        return rearrange(activation, "batch head query key -> query batch head key")
+    return activation.transpose(0, 1)
+
+
+class _Unpatched:
+    """The run that cells differ from: every activation, as rows."""
+
+    def __init__(
+        self, params: Params, tokens: Tensor, config: ModelConfig, wanted: list[int]
+    ) -> None:
+        self.params, self.config, self.wanted = params, config, wanted
+        self.batch, self.n_pos = tokens.shape
+        self.device = tokens.device
+        taps = [name for name in hook_names(config) if not name.endswith(_DERIVED)]
+        run = forward(params, tokens, config, taps=taps)
+        self.logits = run.logits[:, wanted]
+        self.activations = {name: as_rows(name, x) for name, x in run.activations.items()}
+
+    def rows(self, hook: str) -> Tensor:
+        """An activation `[pos, batch, ...]`; those per head and reader are made when asked for."""
+        if not hook.endswith(_DERIVED):
+            return self.activations[hook]
+        block = hook.split(".hook_")[0].removesuffix(".attn")
+        if hook.endswith("hook_result"):
+            z = self.activations[f"{block}.attn.hook_z"]
+            return layers.head_results(self.params, int(block.split(".")[1]), z)
+        read = self.activations[f"{block}.hook_resid_pre"]
+        return read[..., None, :].expand(*read.shape[:-1], self.config.n_heads, read.shape[-1])
+
+
+_DERIVED = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
+
+
+@dataclass
+class _Sources:
+    """What is put at sites, `[pos or 1, batch or 1, ...]` per hook; computed once per call."""
+
+    params: Params
+    config: ModelConfig
+    base: _Unpatched
+    other: Tensor | None
+    reference: Tensor
+    known: dict[tuple[str, object], Tensor] = field(default_factory=dict)
+    runs: dict[str, Tensor] = field(default_factory=dict)
+
+    def at(self, hook: str, source: object) -> Tensor:
+        """The rows of a source that does not depend on the cell."""
+        key = (hook, source)
+        if key not in self.known:
+            self.known[key] = self._make(hook, source)
+        return self.known[key]
+
+    def _make(self, hook: str, source: object) -> Tensor:
+        if isinstance(source, OtherInput):
+            assert self.other is not None
+            return as_rows(hook, self._run(hook, self.other, "other"))
+        if isinstance(source, Zero):
+            return torch.zeros((), dtype=self.base.logits.dtype, device=self.base.device)
+        rows = as_rows(hook, self._run(hook, self.reference, "reference"))
+        if isinstance(source, Resample):
+            generator = torch.Generator().manual_seed(source.seed)
+            drawn = torch.randint(len(self.reference), (self.base.batch,), generator=generator)
+            return rows[:, drawn.to(rows.device)]
+        mean = rows.mean(1, keepdim=True)
+        if isinstance(source, MeanPositional):
+            return mean
+        assert isinstance(source, Mean)
+        if hook.endswith(("hook_attn_scores", "hook_pattern")):
+            raise HookError(f"{hook}: keys differ by position; use the positional mean there")
+        return mean.mean(0, keepdim=True)
+
+    def _run(self, hook: str, tokens: Tensor, which: str) -> Tensor:
+        key = f"{which} {hook}"
+        if key not in self.runs:
+            self.runs[key] = forward(self.params, tokens, self.config, taps=[hook]).activations[
+                hook
+            ]
+        return self.runs[key]
+
+
+class _Round(NamedTuple):
+    """At one hook, at most one intervention per cell: those of the same source."""
+
+    source: object
+    slots: Int[Tensor, " touched"]
+    mask: Bool[Tensor, "touched feature"] | None
+    """Which heads or neurons; None for all."""
+    site: Site | None
+    """Of the one intervention here, where its source or subspace is its own."""
+
+
+class _Chunk:
+    """Some cells, run together."""
+
+    def __init__(
+        self, base: _Unpatched, sources: _Sources, cells: list[Cell], gradients: bool
+    ) -> None:
+        self.base, self.sources, self.gradients = base, sources, gradients
+        self.params, self.config = base.params, base.config
+        self.n_cells, self.n_pos = len(cells), base.n_pos
+        self.plan = self._plan(cells)
+
+    # ------------------------------------------------------------------ what is patched where
+
+    def _plan(self, cells: list[Cell]) -> dict[str, list[_Round]]:
+        """Interventions by hook, in rounds: the i-th of every cell at a hook, by its source."""
+        groups: dict[tuple[str, int, object], list[tuple[int, Intervention]]] = {}
+        for index, cell in enumerate(cells):
+            seen: dict[str, int] = {}
+            for made in cell:
+                site = made.site
+                turn = seen.get(site.hook, 0)
+                seen[site.hook] = turn + 1
+                alone = isinstance(made.source, Value | Function) or site.subspace is not None
+                kind: object = (index, turn) if alone else made.source
+                groups.setdefault((site.hook, turn, kind), []).append((index, made))
+        plan: dict[str, list[_Round]] = {}
+        for (hook, _, kind), members in sorted(groups.items(), key=lambda item: item[0][1]):
+            plan.setdefault(hook, []).append(self._round(hook, kind, members))
+        return plan
+
+    def _round(self, hook: str, kind: object, members: list[tuple[int, Intervention]]) -> _Round:
+        n_pos, slots, owner = self.n_pos, [], []
+        for i, (cell, made) in enumerate(members):
+            for at in range(n_pos) if made.site.positions is None else made.site.positions:
+                slots.append(cell * n_pos + at % n_pos)
+                owner.append(i)
+        sites = [made.site for _, made in members]
+        chosen = [site.heads if has_heads(hook) else site.neurons for site in sites]
+        mask = None
+        if any(indices is not None for indices in chosen):
+            length = self.config.n_heads if has_heads(hook) else self.config.d_mlp
+            mask = torch.zeros(len(members), length, dtype=torch.bool)
+            for i, indices in enumerate(chosen):
+                mask[i, slice(None) if indices is None else list(indices)] = True
+            mask = mask[owner].to(self.base.device)
+        source = members[0][1].source
+        alone = isinstance(kind, tuple)
+        where = torch.tensor(slots, device=self.base.device)
+        return _Round(source, where, mask, sites[0] if alone else None)
+
+    def _at(self, hook: str, rows: Rows) -> Rows:
+        """Pass rows through a hook: those patched there join them."""
+        if hook not in self.plan:
+            return rows
+        base = self.base.rows(hook)
+        for round in self.plan[hook]:
+            slots = _union(rows.slots, round.slots)
+            values = self._read(rows, base, slots).clone()
+            at = torch.searchsorted(slots, round.slots)
+            values[at] = self._patched(hook, round, values[at])
+            rows = Rows(slots, values)
+        return rows
+
+    def _patched(self, hook: str, round: _Round, old: Tensor) -> Tensor:
+        """What takes the place of `old` `[touched, batch, ...]`."""
+        new = self._new(hook, round, old)
+        if round.site is not None and round.site.subspace is not None:
+            basis = round.site.subspace.to(old)
+            new = old + ((new - old) @ basis.T) @ basis
+        if round.mask is None:
+            return new
+        mask = round.mask[:, None, :]
+        return torch.where(mask[..., None] if has_heads(hook) else mask, new, old)
+
+    def _new(self, hook: str, round: _Round, old: Tensor) -> Tensor:
+        if not isinstance(round.source, Value | Function):
+            source = self.sources.at(hook, round.source)
+            if source.ndim and source.shape[0] > 1:
+                source = source[round.slots % self.n_pos]
+            return source.expand_as(old) if source.ndim else source.to(old).expand_as(old)
+        assert round.site is not None
+        chosen = round.site.heads if has_heads(hook) else round.site.neurons
+        axis = 2
+        held = old if chosen is None else old[:, :, list(chosen)]
+        held = held.transpose(0, 1)  # [batch, pos, ...], as forward has it
+        if isinstance(round.source, Value):
+            made = round.source.value.to(held)
+        else:
+            made = round.source.function(held)
+        try:
+            made = made.expand_as(held)
+        except RuntimeError:
+            raise HookError(
+                f"what is put at {hook} has shape {list(made.shape)}; the site holds "
+                f"{list(held.shape)} [batch, pos, ...]"
+            ) from None
+        made = made.transpose(0, 1)
+        if chosen is None:
+            return made
+        index = torch.tensor(chosen, device=old.device)
+        return old.index_copy(axis, index, made.to(old))
+
+    def _read(self, rows: Rows, base: Tensor, slots: Tensor) -> Tensor:
+        """Values at these slots: of the rows where they have them, else of the unpatched run."""
+        if len(rows.slots) == len(slots) and bool((rows.slots == slots).all()):
+            return rows.values
+        values = base[slots % self.n_pos]
+        if len(rows.slots):
+            at = torch.searchsorted(rows.slots, slots).clamp(max=len(rows.slots) - 1)
+            mine = (rows.slots[at] == slots).nonzero()[:, 0]
+            values[mine] = rows.values[at[mine]]
+        return values
+
+    # ------------------------------------------------------------------ the layers
+
+    def logits(self) -> Tensor:
+        """`[cell, batch, wanted, d_vocab_out]`."""
+        embed = self._at("hook_embed", self._none("hook_embed"))
+        positional = self._at("hook_pos_embed", self._none("hook_pos_embed"))
+        residual = self._add(("hook_embed", embed), ("hook_pos_embed", positional))
+        for layer in range(self.config.n_layers):
+            if len(residual.slots) or self._touches(layer):
+                residual = self._block(layer, residual)
+        return self._unembed(residual)
+
+    def _none(self, hook: str) -> Rows:
+        base = self.base.rows(hook)
+        empty = torch.zeros(0, dtype=torch.long, device=self.base.device)
+        return Rows(empty, base[:0])
+
+    def _touches(self, layer: int) -> bool:
+        return any(hook.startswith(f"blocks.{layer}.") for hook in self.plan)
+
+    def _add(self, *terms: tuple[str, Rows]) -> Rows:
+        """The sum of activations, at the slots where any of them differs."""
+        slots = terms[0][1].slots
+        for _, rows in terms[1:]:
+            slots = _union(slots, rows.slots)
+        total = None
+        for hook, rows in terms:
+            value = self._read(rows, self.base.rows(hook), slots)
+            total = value if total is None else total + value
+        assert total is not None
+        return Rows(slots, total)
+
+    def _block(self, layer: int, residual: Rows) -> Rows:
+        name, last = f"blocks.{layer}", layer == self.config.n_layers - 1
+        residual = self._at(f"{name}.hook_resid_pre", residual)
+        z = self._attention(layer, residual, last)
+        if f"{name}.attn.hook_result" in self.plan:
+            results = Rows(z.slots, layers.head_results(self.params, layer, z.values))
+            results = self._at(f"{name}.attn.hook_result", results)
+            out = Rows(results.slots, layers.sum_results(self.params, layer, results.values))
+        else:
+            out = Rows(z.slots, layers.merge_heads(self.params, layer, z.values))
+        out = self._at(f"{name}.hook_attn_out", out)
+        if last:
+            residual = self._only_wanted(residual)
+        terms = ((f"{name}.hook_resid_pre", residual), (f"{name}.hook_attn_out", out))
+        residual = self._add(*terms)
+        if self.config.d_mlp:
+            residual = self._at(f"{name}.hook_resid_mid", residual)
+            written = self._mlp(layer, self._at(f"{name}.hook_mlp_in", residual))
+            written = self._at(f"{name}.hook_mlp_out", written)
+            residual = self._add(
+                (f"{name}.hook_resid_mid", residual), (f"{name}.hook_mlp_out", written)
+            )
+        return self._at(f"{name}.hook_resid_post", residual)
+
+    def _only_wanted(self, rows: Rows) -> Rows:
+        """Drop the positions whose logits nobody asked for."""
+        wanted = torch.tensor(self.base.wanted, device=self.base.device)
+        keep = torch.isin(rows.slots % self.n_pos, wanted)
+        return rows if bool(keep.all()) else Rows(rows.slots[keep], rows.values[keep])
+
+    def _project(self, layer: int, letter: str, residual: Rows) -> Rows:
+        """q, k or v at the rows where the residual stream, or what a head reads of it, differs."""
+        name = f"blocks.{layer}"
+        hook = f"{name}.hook_{letter}_input"
+        params, config = self.params, self.config
+        if hook in self.plan:
+            read = residual.values[..., None, :]
+            copies = read.expand(*read.shape[:-2], config.n_heads, read.shape[-1])
+            slots, split = self._at(hook, Rows(residual.slots, copies))
+            normed = layers.layer_norm(params, config, f"{name}.ln1", split, axes=3)
+            made = layers.project_split_heads(params, layer, letter.upper(), normed)
+        else:
+            slots = residual.slots
+            normed = layers.layer_norm(params, config, f"{name}.ln1", residual.values)
+            made = layers.project_heads(params, config, layer, letter.upper(), normed)
+        return self._at(f"{name}.attn.hook_{letter}", Rows(slots, made))
+
+    def _attention(self, layer: int, residual: Rows, last: bool) -> Rows:
+        """z at the rows where it differs."""
+        attn = f"blocks.{layer}.attn"
+        k, v = (self._project(layer, letter, residual) for letter in "kv")
+        asking = self._only_wanted(residual) if last else residual
+        q = self._project(layer, "q", asking)
+        differs = self._reach(attn, q, k, v, last)
+        cells = differs.any(1).nonzero()[:, 0]
+        if not len(cells):
+            return self._at(f"{attn}.hook_z", self._none(f"{attn}.hook_z"))
+        queries = differs.any(0).nonzero()[:, 0].tolist()
+        cell_of, query_of = differs[cells][:, queries].nonzero().unbind(1)
+        q_all, k_all, v_all = (
+            self._whole(f"{attn}.hook_{letter}", rows, cells, at)
+            for letter, rows, at in zip("qkv", (q, k, v), (queries, None, None), strict=True)
+        )
+        hidden = layers.hidden_keys(self.config, self.n_pos, queries, self.base.device)
+        scores = q_all @ k_all.transpose(-1, -2) / math.sqrt(self.config.d_head)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -torch.inf)
+        slots = cells[cell_of] * self.n_pos + torch.tensor(queries, device=cells.device)[query_of]
+        scores = self._inside(f"{attn}.hook_attn_scores", scores, slots, cell_of, query_of)
+        pattern = layers.attention_pattern(scores, self.config, hidden)
+        pattern = self._inside(f"{attn}.hook_pattern", pattern, slots, cell_of, query_of)
+        z = (pattern @ v_all)[cell_of, :, :, query_of]
+        return self._at(f"{attn}.hook_z", Rows(slots, z))
+
+    def _reach(self, attn: str, q: Rows, k: Rows, v: Rows, last: bool) -> Bool[Tensor, "cell pos"]:
+        """Where what attention reads differs, or its scores or pattern are patched."""
+        seen = self._mask(k.slots, v.slots)
+        if self.config.attention_dir == "causal":
+            seen = seen.cummax(1).values
+        else:
+            seen = seen.any(1, keepdim=True).expand_as(seen)
+        patched = [
+            round.slots
+            for hook in (f"{attn}.hook_attn_scores", f"{attn}.hook_pattern")
+            for round in self.plan.get(hook, [])
+        ]
+        differs = seen | self._mask(q.slots, *patched)
+        if last:
+            wanted = torch.zeros(self.n_pos, dtype=torch.bool, device=differs.device)
+            wanted[self.base.wanted] = True
+            differs = differs & (wanted | self._mask(*patched) if patched else wanted)
+        return differs
+
+    def _mask(self, *slots: Tensor) -> Bool[Tensor, "cell pos"]:
+        mask = torch.zeros(self.n_cells * self.n_pos, dtype=torch.bool, device=self.base.device)
+        for some in slots:
+            mask[some] = True
+        return mask.view(self.n_cells, self.n_pos)
+
+    def _whole(self, hook: str, rows: Rows, cells: Tensor, at: list[int] | None) -> Tensor:
+        """`[cell, batch, head, pos, d_head]`: the unpatched run with the rows put in."""
+        base = self.base.rows(hook)
+        base = base if at is None else base[at]
+        whole = rearrange(base, "pos batch head e -> batch head pos e")
+        whole = whole.expand(len(cells), *whole.shape).clone()
+        place = torch.full((self.n_cells,), -1, device=cells.device)
+        place[cells] = torch.arange(len(cells), device=cells.device)
+        row_of = torch.full((self.n_pos,), -1, device=cells.device)
+        chosen = torch.arange(self.n_pos, device=cells.device)
+        chosen = chosen if at is None else chosen[at]
+        row_of[chosen] = torch.arange(len(chosen), device=cells.device)
+        cell, pos = place[rows.slots // self.n_pos], row_of[rows.slots % self.n_pos]
+        keep = (cell >= 0) & (pos >= 0)
+        if bool(keep.all()):
+            whole[cell, :, :, pos] = rows.values
+        else:
+            whole[cell[keep], :, :, pos[keep]] = rows.values[keep]
+        return whole
+
+    def _inside(
+        self, hook: str, whole: Tensor, slots: Tensor, cell_of: Tensor, query_of: Tensor
+    ) -> Tensor:
+        """Pass scores or patterns through their hook."""
+        if hook not in self.plan:
+            return whole
+        rows = self._at(hook, Rows(slots, whole[cell_of, :, :, query_of]))
+        assert len(rows.slots) == len(slots)
+        whole = whole.clone()
+        whole[cell_of, :, :, query_of] = rows.values
+        return whole
+
+    def _mlp(self, layer: int, read: Rows) -> Rows:
+        name, params = f"blocks.{layer}", self.params
+        normed = layers.layer_norm(params, self.config, f"{name}.ln2", read.values)
+        pre = layers.linear(normed, params[f"{name}.mlp.W_in"], params.get(f"{name}.mlp.b_in"))
+        rows = self._at(f"{name}.mlp.hook_pre", Rows(read.slots, pre))
+        post = layers.activate(self.config, rows.values, inplace=not self.gradients)
+        rows = self._at(f"{name}.mlp.hook_post", Rows(rows.slots, post))
+        out = layers.linear(
+            rows.values, params[f"{name}.mlp.W_out"], params.get(f"{name}.mlp.b_out")
+        )
+        return Rows(rows.slots, out)
+
+    def _unembed(self, residual: Rows) -> Tensor:
+        residual = self._only_wanted(residual)
+        made = unembed(self.params, self.config, residual.values)
+        shape = (self.n_cells, *self.base.logits.shape)
+        logits = self.base.logits.expand(shape).clone()
+        cell, pos = residual.slots // self.n_pos, residual.slots % self.n_pos
+        for i, wanted in enumerate(self.base.wanted):  # a position may be asked for twice
+            here = (pos == wanted).nonzero()[:, 0]
+            logits[cell[here], :, i] = made[here]
+        return logits
+
+
+def _union(left: Tensor, right: Tensor) -> Tensor:
+    if not len(left) or not len(right):
+        return left if len(left) else right.unique()
+    return torch.cat([left, right]).unique()
