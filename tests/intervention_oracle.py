@@ -20,6 +20,7 @@ from workbench.params import ModelConfig, Params
 from workbench.transformer import forward
 
 
+@torch.no_grad()
 def intervene_slowly(
     params: Params,
     tokens: Tensor,

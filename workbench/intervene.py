@@ -27,14 +27,17 @@ from workbench.params import ModelConfig, Params
 from workbench.registry import unknown
 from workbench.transformer import hook_names
 
-MEMORY_BUDGET = 512 * 2**20
-"""Bytes of activations that the cells of one chunk may take, unless told otherwise."""
+CPU_BUDGET = 32 * 2**20
+"""Bytes of activations that the cells of one chunk may take; small enough for the caches."""
+CUDA_BUDGET = 4 * 2**30
 
 ORTHONORMAL = 1e-4
 """How far the products of a subspace's directions may be from 0 and 1."""
 
-HEAD_HOOKS = ("q", "k", "v", "z", "attn_scores", "pattern", "result", "q_input", "k_input")
-HEAD_HOOKS += ("v_input",)
+HEAD_HOOKS = (
+    *("q", "k", "v", "z", "attn_scores", "pattern", "result"),
+    *("q_input", "k_input", "v_input"),
+)
 NEURON_HOOKS = ("pre", "post")
 
 
@@ -153,11 +156,11 @@ def intervention_from_dict(data: Mapping[str, Any]) -> Intervention:
     _refuse_unknown("site", site, ("hook", "positions", "heads", "neurons", "subspace"))
     if not isinstance(site.get("hook"), str):
         raise ConfigError(f"site hook = {site.get('hook')!r}: it must be a hook name")
-    kind = source.get("kind")
+    kind = str(source.get("kind"))
     if kind not in SOURCES:
-        raise ConfigError(unknown("source", str(kind), SOURCES))
-    keys = {"resample": ("kind", "seed"), "value": ("kind", "value")}.get(kind, ("kind",))
-    _refuse_unknown(f"source {kind}", source, keys)
+        raise ConfigError(unknown("source", kind, SOURCES))
+    extra = {"resample": ["seed"], "value": ["value"]}
+    _refuse_unknown(f"source {kind}", source, ["kind", *extra.get(kind, [])])
     subspace = site.get("subspace")
     return Intervention(
         site=Site(
@@ -190,7 +193,7 @@ def intervene(
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     positions: Sequence[int] | None = None,
     gradients: bool = False,
-    budget: int = MEMORY_BUDGET,
+    budget: int | None = None,
 ) -> Float[Tensor, "cell batch wanted d_vocab_out"]:
     """Logits of every cell on every input, at `positions` (all when None).
 
@@ -199,7 +202,8 @@ def intervene(
         other: what `OtherInput` takes its activations from, row by row.
         reference: what means and resampled activations are taken from; `tokens` when None.
         gradients: let gradients flow to parameters, values and functions.
-        budget: bytes of activations that may be held at once; decides the chunks.
+        budget: bytes of activations that the cells of a chunk may take; None for the default of
+            the device.
 
     Raises `HookError` for a site that this network does not have, `PairError` for inputs that do
     not fit together, `MemoryError` where not even one cell fits in memory.
@@ -232,7 +236,7 @@ def intervene_in_chunks(
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     positions: Sequence[int] | None = None,
     gradients: bool = False,
-    budget: int = MEMORY_BUDGET,
+    budget: int | None = None,
 ) -> Iterator[Chunk]:
     """As `intervene`, a chunk at a time: for long sweeps and progress bars."""
     from workbench.patched_forward import run_chunks

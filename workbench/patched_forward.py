@@ -13,7 +13,6 @@ layers above it, at the positions from it on, and all cells of a chunk share eac
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -22,23 +21,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from workbench import layers
-from workbench.errors import HookError
-from workbench.intervene import (
-    Cell,
-    Chunk,
-    Function,
-    Intervention,
-    Mean,
-    MeanPositional,
-    OtherInput,
-    Resample,
-    Site,
-    Value,
-    Zero,
-    has_heads,
-)
+from workbench.cell_plan import Sources, Unpatched, make_plan, patched
+from workbench.intervene import CPU_BUDGET, CUDA_BUDGET, Cell, Chunk
 from workbench.params import ModelConfig, Params
-from workbench.transformer import forward, hook_names, unembed
+from workbench.transformer import hook_names, unembed
 
 
 class Rows(NamedTuple):
@@ -58,7 +44,7 @@ def run_chunks(
     reference: Int[Tensor, "reference pos"],
     positions: Sequence[int] | None,
     gradients: bool,
-    budget: int,
+    budget: int | None,
 ) -> Iterator[Chunk]:
     """What `workbench.intervene.intervene_in_chunks` says, for cells that were checked."""
     order = {name: place for place, name in enumerate(hook_names(config))}
@@ -67,8 +53,10 @@ def run_chunks(
     n_pos = tokens.shape[1]
     wanted = [range(n_pos)[at] for at in (range(n_pos) if positions is None else positions)]
     with _grad_mode(gradients):
-        base = _Unpatched(params, tokens, config, wanted)
-        sources = _Sources(params, config, base, other, reference)
+        base = Unpatched(params, tokens, config, wanted)
+        sources = Sources(params, config, base, other, reference)
+    if budget is None:
+        budget = CUDA_BUDGET if tokens.device.type == "cuda" else CPU_BUDGET
     size = max(1, budget // _bytes_per_cell(config, tokens))
     start = 0
     while start < len(cells):
@@ -108,149 +96,16 @@ def _bytes_per_cell(config: ModelConfig, tokens: Tensor) -> int:
     return 4 * batch * n_pos * (per_row + config.d_vocab_out)
 
 
-def as_rows(hook: str, activation: Tensor) -> Tensor:
-    """`[batch, pos, ...]` as `[pos, batch, ...]`; scores and patterns by their query."""
-    if hook.endswith(("hook_attn_scores", "hook_pattern")):
-        return rearrange(activation, "batch head query key -> query batch head key")
-    return activation.transpose(0, 1)
-
-
-class _Unpatched:
-    """The run that cells differ from: every activation, as rows."""
-
-    def __init__(
-        self, params: Params, tokens: Tensor, config: ModelConfig, wanted: list[int]
-    ) -> None:
-        self.params, self.config, self.wanted = params, config, wanted
-        self.batch, self.n_pos = tokens.shape
-        self.device = tokens.device
-        taps = [name for name in hook_names(config) if not name.endswith(_DERIVED)]
-        run = forward(params, tokens, config, taps=taps)
-        self.logits = run.logits[:, wanted]
-        self.activations = {name: as_rows(name, x) for name, x in run.activations.items()}
-
-    def rows(self, hook: str) -> Tensor:
-        """An activation `[pos, batch, ...]`; those per head and reader are made when asked for."""
-        if not hook.endswith(_DERIVED):
-            return self.activations[hook]
-        block = hook.split(".hook_")[0].removesuffix(".attn")
-        if hook.endswith("hook_result"):
-            z = self.activations[f"{block}.attn.hook_z"]
-            return layers.head_results(self.params, int(block.split(".")[1]), z)
-        read = self.activations[f"{block}.hook_resid_pre"]
-        return read[..., None, :].expand(*read.shape[:-1], self.config.n_heads, read.shape[-1])
-
-
-_DERIVED = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
-
-
-@dataclass
-class _Sources:
-    """What is put at sites, `[pos or 1, batch or 1, ...]` per hook; computed once per call."""
-
-    params: Params
-    config: ModelConfig
-    base: _Unpatched
-    other: Tensor | None
-    reference: Tensor
-    known: dict[tuple[str, object], Tensor] = field(default_factory=dict)
-    runs: dict[str, Tensor] = field(default_factory=dict)
-
-    def at(self, hook: str, source: object) -> Tensor:
-        """The rows of a source that does not depend on the cell."""
-        key = (hook, source)
-        if key not in self.known:
-            self.known[key] = self._make(hook, source)
-        return self.known[key]
-
-    def _make(self, hook: str, source: object) -> Tensor:
-        if isinstance(source, OtherInput):
-            assert self.other is not None
-            return as_rows(hook, self._run(hook, self.other, "other"))
-        if isinstance(source, Zero):
-            return torch.zeros((), dtype=self.base.logits.dtype, device=self.base.device)
-        rows = as_rows(hook, self._run(hook, self.reference, "reference"))
-        if isinstance(source, Resample):
-            generator = torch.Generator().manual_seed(source.seed)
-            drawn = torch.randint(len(self.reference), (self.base.batch,), generator=generator)
-            return rows[:, drawn.to(rows.device)]
-        mean = rows.mean(1, keepdim=True)
-        if isinstance(source, MeanPositional):
-            return mean
-        assert isinstance(source, Mean)
-        if hook.endswith(("hook_attn_scores", "hook_pattern")):
-            raise HookError(f"{hook}: keys differ by position; use the positional mean there")
-        return mean.mean(0, keepdim=True)
-
-    def _run(self, hook: str, tokens: Tensor, which: str) -> Tensor:
-        key = f"{which} {hook}"
-        if key not in self.runs:
-            self.runs[key] = forward(self.params, tokens, self.config, taps=[hook]).activations[
-                hook
-            ]
-        return self.runs[key]
-
-
-class _Round(NamedTuple):
-    """At one hook, at most one intervention per cell: those of the same source."""
-
-    source: object
-    slots: Int[Tensor, " touched"]
-    mask: Bool[Tensor, "touched feature"] | None
-    """Which heads or neurons; None for all."""
-    site: Site | None
-    """Of the one intervention here, where its source or subspace is its own."""
-
-
 class _Chunk:
     """Some cells, run together."""
 
     def __init__(
-        self, base: _Unpatched, sources: _Sources, cells: list[Cell], gradients: bool
+        self, base: Unpatched, sources: Sources, cells: list[Cell], gradients: bool
     ) -> None:
         self.base, self.sources, self.gradients = base, sources, gradients
         self.params, self.config = base.params, base.config
         self.n_cells, self.n_pos = len(cells), base.n_pos
-        self.plan = self._plan(cells)
-
-    # ------------------------------------------------------------------ what is patched where
-
-    def _plan(self, cells: list[Cell]) -> dict[str, list[_Round]]:
-        """Interventions by hook, in rounds: the i-th of every cell at a hook, by its source."""
-        groups: dict[tuple[str, int, object], list[tuple[int, Intervention]]] = {}
-        for index, cell in enumerate(cells):
-            seen: dict[str, int] = {}
-            for made in cell:
-                site = made.site
-                turn = seen.get(site.hook, 0)
-                seen[site.hook] = turn + 1
-                alone = isinstance(made.source, Value | Function) or site.subspace is not None
-                kind: object = (index, turn) if alone else made.source
-                groups.setdefault((site.hook, turn, kind), []).append((index, made))
-        plan: dict[str, list[_Round]] = {}
-        for (hook, _, kind), members in sorted(groups.items(), key=lambda item: item[0][1]):
-            plan.setdefault(hook, []).append(self._round(hook, kind, members))
-        return plan
-
-    def _round(self, hook: str, kind: object, members: list[tuple[int, Intervention]]) -> _Round:
-        n_pos, slots, owner = self.n_pos, [], []
-        for i, (cell, made) in enumerate(members):
-            for at in range(n_pos) if made.site.positions is None else made.site.positions:
-                slots.append(cell * n_pos + at % n_pos)
-                owner.append(i)
-        sites = [made.site for _, made in members]
-        chosen = [site.heads if has_heads(hook) else site.neurons for site in sites]
-        mask = None
-        if any(indices is not None for indices in chosen):
-            length = self.config.n_heads if has_heads(hook) else self.config.d_mlp
-            mask = torch.zeros(len(members), length, dtype=torch.bool)
-            for i, indices in enumerate(chosen):
-                mask[i, slice(None) if indices is None else list(indices)] = True
-            mask = mask[owner].to(self.base.device)
-        source = members[0][1].source
-        alone = isinstance(kind, tuple)
-        where = torch.tensor(slots, device=self.base.device)
-        return _Round(source, where, mask, sites[0] if alone else None)
+        self.plan = make_plan(cells, base)
 
     def _at(self, hook: str, rows: Rows) -> Rows:
         """Pass rows through a hook: those patched there join them."""
@@ -261,48 +116,9 @@ class _Chunk:
             slots = _union(rows.slots, round.slots)
             values = self._read(rows, base, slots).clone()
             at = torch.searchsorted(slots, round.slots)
-            values[at] = self._patched(hook, round, values[at])
+            values[at] = patched(hook, round, values[at], self.sources)
             rows = Rows(slots, values)
         return rows
-
-    def _patched(self, hook: str, round: _Round, old: Tensor) -> Tensor:
-        """What takes the place of `old` `[touched, batch, ...]`."""
-        new = self._new(hook, round, old)
-        if round.site is not None and round.site.subspace is not None:
-            basis = round.site.subspace.to(old)
-            new = old + ((new - old) @ basis.T) @ basis
-        if round.mask is None:
-            return new
-        mask = round.mask[:, None, :]
-        return torch.where(mask[..., None] if has_heads(hook) else mask, new, old)
-
-    def _new(self, hook: str, round: _Round, old: Tensor) -> Tensor:
-        if not isinstance(round.source, Value | Function):
-            source = self.sources.at(hook, round.source)
-            if source.ndim and source.shape[0] > 1:
-                source = source[round.slots % self.n_pos]
-            return source.expand_as(old) if source.ndim else source.to(old).expand_as(old)
-        assert round.site is not None
-        chosen = round.site.heads if has_heads(hook) else round.site.neurons
-        axis = 2
-        held = old if chosen is None else old[:, :, list(chosen)]
-        held = held.transpose(0, 1)  # [batch, pos, ...], as forward has it
-        if isinstance(round.source, Value):
-            made = round.source.value.to(held)
-        else:
-            made = round.source.function(held)
-        try:
-            made = made.expand_as(held)
-        except RuntimeError:
-            raise HookError(
-                f"what is put at {hook} has shape {list(made.shape)}; the site holds "
-                f"{list(held.shape)} [batch, pos, ...]"
-            ) from None
-        made = made.transpose(0, 1)
-        if chosen is None:
-            return made
-        index = torch.tensor(chosen, device=old.device)
-        return old.index_copy(axis, index, made.to(old))
 
     def _read(self, rows: Rows, base: Tensor, slots: Tensor) -> Tensor:
         """Values at these slots: of the rows where they have them, else of the unpatched run."""
@@ -503,6 +319,8 @@ class _Chunk:
 
 
 def _union(left: Tensor, right: Tensor) -> Tensor:
-    if not len(left) or not len(right):
-        return left if len(left) else right.unique()
-    return torch.cat([left, right]).unique()
+    """Slots that are in either, ascending, each once."""
+    if not len(right):
+        return left
+    together: Tensor = torch.unique(torch.cat([left, right]))  # type: ignore[no-untyped-call]
+    return together

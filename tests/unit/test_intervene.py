@@ -84,7 +84,7 @@ def random_cells(config: ModelConfig, seed: int) -> list[Cell]:
     return [*cells, ()]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:14])
 def test_many_cells_are_as_one_edited_forward_each(seed: int) -> None:
     config = random_config(seed)
     params = random_params(config, seed)
@@ -96,7 +96,7 @@ def test_many_cells_are_as_one_edited_forward_each(seed: int) -> None:
     together = intervene(params, tokens, config, cells, other=other, reference=reference)
     assert_close(together, expected)
     positions = [config.n_ctx - 1, 0]
-    for budget in (1, 20_000):  # one cell at a time, and a few
+    for budget in (1,) if seed < 4 else (20_000,):  # one cell at a time, or a few
         some = intervene(
             *(params, tokens, config, cells),
             other=other,
