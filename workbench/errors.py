@@ -33,6 +33,14 @@ class HookError(WorkbenchError):
     """A hook name that this network does not have, or one that never fired."""
 
 
+class MetricError(WorkbenchError):
+    """A metric that is not registered, or that returned a wrong shape or NaN."""
+
+
+class CircuitError(WorkbenchError):
+    """A circuit, edge or method that cannot be, or an effect that is not defined."""
+
+
 class RunError(WorkbenchError):
     """A run directory that is missing, incomplete, damaged, locked or from a newer version."""
 

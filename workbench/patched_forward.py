@@ -322,5 +322,5 @@ def _union(left: Tensor, right: Tensor) -> Tensor:
     """Slots that are in either, ascending, each once."""
     if not len(right):
         return left
-    together: Tensor = torch.unique(torch.cat([left, right]))  # type: ignore[no-untyped-call]
+    together: Tensor = torch.unique(torch.cat([left, right]))
     return together
