@@ -125,7 +125,7 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
         "n_inputs": explanation.n_inputs,
         "exhaustive": explanation.exhaustive,
         "accuracy": explanation.accuracy,
-        "accuracy_interval": None,
+        "accuracy_interval": explanation.accuracy_interval,
         "held_out_accuracy": explanation.held_out_accuracy,
         "min_margin": explanation.min_margin,
         "mechanism": explanation.mechanism,

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.cells import Subject
-from workbench.finding import Finding, Verdict
+from workbench.finding import Finding, Interval, Verdict
 from workbench.registry import Registry
 from workbench.task import Task
 
@@ -50,8 +50,10 @@ class Explanation:
     accuracy: float
     held_out_accuracy: float | None
     """None where it is unknown which pairs were held out."""
+    accuracy_interval: Interval | None = None
+    """95 % interval where the inputs are a sample."""
     min_margin: float
-    """Smallest logit of the right answer minus largest other answer, over all inputs."""
+    """Smallest logit of the right answer minus largest other answer, over the inputs."""
     parts: dict[str, Any] = field(default_factory=dict)
     """The named parts, as JSON data."""
     figures: dict[str, Tensor] = field(default_factory=dict)

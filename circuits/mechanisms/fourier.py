@@ -5,7 +5,8 @@ of multiplication and division. The parts are named on training pairs (`circuits
 frozen, and tested on every input (`circuits.fourier.tests`), each test beside interventions of
 the same size elsewhere and beside three networks that learned nothing of the kind.
 
-This file holds every rule: what makes a finding supported, and what the verdict follows from.
+This file holds every rule of what makes a finding supported; what the verdict follows from is
+`circuits.verdict.judge`.
 """
 
 from collections.abc import Callable, Generator
@@ -28,7 +29,8 @@ from circuits.fourier.parts import (
 from circuits.fourier.study import Measured, Study
 from circuits.fourier.tests import TESTS, Test
 from circuits.mechanism import Case, Explanation, Mechanism, Progress, mechanisms
-from workbench.finding import Control, Finding, Support, Verdict
+from circuits.verdict import judge
+from workbench.finding import Control, Finding, Support
 from workbench.task import Inputs, Task
 
 ALL_SHIFTS_UP_TO = 64
@@ -36,7 +38,6 @@ ALL_SHIFTS_UP_TO = 64
 SAMPLED_SHIFTS = 32
 NAMING_FRACTION = 0.3
 """Share of the pairs used to name parts where the training pairs are unknown."""
-DOES_TASK, NEARLY_DOES_TASK = 0.99, 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,25 +102,6 @@ def support(id: str, measured: Measured, controls: tuple[Control, ...]) -> Suppo
     if not controls or (id in NEEDS_OTHERS and "other frequencies" not in values):
         return "not applicable"
     return "supported" if RULES[id].holds(measured, values) else "not supported"
-
-
-def judge(accuracy: float, supports: dict[str, Support]) -> tuple[Verdict, str]:
-    """The verdict and why. `supports` maps each finding's id to its support.
-
-    A network that is right on less than 90 % of all inputs does not do its task: nothing is
-    identified. Otherwise `identified` needs 99 % and every applicable finding; `partial` needs at
-    least half of them; anything else is `not identified`.
-    """
-    if accuracy < NEARLY_DOES_TASK:
-        return "not identified", f"it does not do its task: right on {accuracy:.2%} of all inputs"
-    applicable = {id: verdict for id, verdict in supports.items() if verdict != "not applicable"}
-    failed = [id for id, verdict in applicable.items() if verdict != "supported"]
-    if not failed and applicable and accuracy >= DOES_TASK:
-        return "identified", f"all {len(applicable)} findings are supported beside their controls"
-    n_held = len(applicable) - len(failed)
-    count = f"{n_held} of {len(applicable)} findings are supported"
-    why = f"{count}; not: {', '.join(failed)}" if failed else f"{count}; accuracy {accuracy:.2%}"
-    return ("partial" if 2 * n_held >= len(applicable) > 0 else "not identified"), why
 
 
 class FourierMechanism(Mechanism):

@@ -19,7 +19,7 @@ from apps.console import table
 from circuits.cells import Subject
 from circuits.control_networks import memorising, permuted, untrained
 from circuits.mechanism import Case, Explanation, mechanism_for
-from circuits.mechanisms.fourier import judge
+from circuits.verdict import judge
 from workbench.progress import finish
 from workbench.recipe import MEMORISE, MODULAR, default_model
 from workbench.task import make_task

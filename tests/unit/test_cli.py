@@ -104,7 +104,8 @@ def test_explain_prints_exactly_one_object_and_writes_a_report(run, tmp_path: Pa
     assert again.status == 0 and (tmp_path / "again.html").read_text() == page
 
 
-def test_explain_says_so_where_no_mechanism_is_known(run) -> None:
+def test_explain_says_so_where_no_mechanism_is_known(run, monkeypatch) -> None:
+    monkeypatch.setattr("apps.explain.mechanism_for", lambda task: None)
     settings = ["--set", "n_digits=1", "--set", "steps=2", "--set", "d_model=16", "--quiet"]
     said = run("explain", "digit_addition", *settings, "--set", "d_head=4", "--json")
     document = json.loads(said.out)

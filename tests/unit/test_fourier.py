@@ -18,7 +18,8 @@ from circuits.fourier.parts import (
 )
 from circuits.fourier.study import Measured
 from circuits.mechanism import Case, Explanation, mechanism_for
-from circuits.mechanisms.fourier import RULES, judge, support
+from circuits.mechanisms.fourier import RULES, support
+from circuits.verdict import judge
 from tests.hand_built import NEURONS, circle_adder
 from workbench.finding import Control, Finding
 from workbench.params import ModelConfig, init_params
