@@ -7,10 +7,12 @@ Results go to standard output, progress and complaints to standard error. Exit s
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from apps.cli_circuits import circuit, patch
+from apps.options import Device, Json, Quiet, RecipeName, Runs, Settings
 from workbench.errors import WorkbenchError
 from workbench.version import __version__
 
@@ -25,25 +27,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 RESUME = "stopped; what was saved is whole: the same command goes on from it"
-
-Runs = Annotated[Path, typer.Option("--runs", help="Directory that holds the runs.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes CUDA when it is there.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set any field of the task, network or recipe, such as p=31, d_model=64, "
-        "steps=500 or lr=0:0,10:0.01. Repeat for several.",
-    ),
-]
-RecipeName = Annotated[
-    str | None, typer.Option("--recipe", help="A named recipe; see `workbench tasks`.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 def main() -> None:
@@ -106,7 +89,7 @@ def list_tasks(as_json: Json = False) -> None:
             }
         )
     if as_json:
-        _print_json({"tasks": rows, "recipes": {k: config.to_dict(r) for k, r in RECIPES.items()}})
+        print_json({"tasks": rows, "recipes": {k: config.to_dict(r) for k, r in RECIPES.items()}})
         return
     columns = ["task", "what", "settings", "inputs", "recipe", "mechanism"]
     console.out().print(
@@ -150,7 +133,7 @@ def train(
     plan = make_plan(task, recipe, settings or [])
     results = _train(plan, parse_seeds(seeds), runs, find_device(device).type, quiet)
     if as_json:
-        _print_json(results)
+        print_json(results)
         return
     columns = ["seed", "steps", "grokking_step", "accuracy", "held_out_accuracy", "seconds", "run"]
     console.out().print(console.table(columns, [[r[c] for c in columns] for r in results]))
@@ -167,7 +150,7 @@ def import_(
 
     run = import_network(directory, runs)
     if as_json:
-        _print_json({"run": str(run.path), "weights_sha256": run.weights_sha256()})
+        print_json({"run": str(run.path), "weights_sha256": run.weights_sha256()})
     else:
         sys.stdout.write(f"imported as {run.path}; explain it with: workbench explain {run.path}\n")
 
@@ -209,7 +192,7 @@ def explain(
         quiet=quiet,
     )
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         console.show_explanation(document, str(report_path(run, step)))
 
@@ -235,7 +218,7 @@ def list_all_runs(runs: Runs = Path("runs"), as_json: Json = False) -> None:
             }
         )
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     columns = ["run", "task", "seed", "step", "state"]
     console.out().print(console.table(columns, [[row[c] for c in columns] for row in rows]))
@@ -258,6 +241,10 @@ def report(
     path = output or report_path(found)
     atomic_write(path, saved_report(found).encode())
     sys.stdout.write(f"{path}\n")
+
+
+app.command()(patch)
+app.command()(circuit)
 
 
 def _train(
@@ -322,7 +309,8 @@ def _generator() -> Any:
     return torch.Generator().manual_seed(0)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
 
 

@@ -18,6 +18,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from apps.drawing import row_names, title
+from circuits.patching import Sweep
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -146,3 +149,59 @@ def headline(document: dict[str, Any]) -> str:
         f"mechanism {document['mechanism']}: {cell(verdict)} ({escape(document['reason'])})"
     )
     return "\n".join([*lines, f"key frequencies: {keys}"])
+
+
+def show_sweep(document: dict[str, Any], found: Sweep) -> None:
+    """A sweep as a coloured table (rows: all axes but the last), or its strongest neurons."""
+    console = out()
+    console.print(f"[bold]{escape(document['run'])}[/bold]  {escape(title(found))}")
+    shown = f"{document['base_metric']:.3f} unpatched, {document['other_metric']:.3f} on the other"
+    console.print(f"{found.metric}: {shown} input; effects of patching, * where q < 0.05")
+    rows = document["rows"]
+    if len(found.labels[-1]) > WIDEST:
+        strongest = sorted(rows, key=lambda row: -abs(row["effect"]))[:LISTED]
+        columns = [*found.axes, "effect", "low", "high", "q"]
+        console.print(table(columns, [[row[c] for c in columns] for row in strongest]))
+        return
+    width, limit = len(found.labels[-1]), max(abs(row["effect"]) for row in rows) or 1.0
+    made = Table(box=None, padding=(0, 0), title=found.axes[-1], title_justify="left")
+    made.add_column("", no_wrap=True)
+    for label in found.labels[-1]:
+        made.add_column(f"{label} ", justify="right", no_wrap=True)
+    names = row_names(found)
+    for i, name in enumerate(names):
+        cells = rows[i * width : (i + 1) * width]
+        made.add_row(f"{name} ", *(_shaded(row, limit) for row in cells))
+    needed = len(max(names, key=len)) + 2 + 8 * width  # cut numbers would be worse than wrapping
+    wide = Console(file=sys.stdout, highlight=False, width=max(console.width, needed))
+    wide.print(made)
+
+
+def show_circuit(document: dict[str, Any], drawing: str) -> None:
+    """A circuit's figures beside random circuits, its edges, and where it is drawn."""
+    console = out()
+    inputs = "all inputs" if document["exhaustive"] else "pairs it was not found on"
+    console.print(
+        f"[bold]{escape(document['run'])}[/bold]  {document['edges']} of "
+        f"{document['total_edges']} edges by {escape(document['method'])}: "
+        f"{cell(document['verdict'])}, on {document['n']:,} {inputs}"
+    )
+    names = ["faithfulness", "completeness", "minimality", "random_percentile", "random_mean"]
+    console.print(table(names, [[document[name] for name in names]]))
+    edges = sorted(document["edge_list"], key=lambda row: -abs(row["score"]))
+    console.print(table(["edge", "score"], [[row["edge"], row["score"]] for row in edges]))
+    console.print(f"drawing: {escape(drawing)}", soft_wrap=True)
+
+
+WIDEST, LISTED = 40, 20
+"""A table has at most so many columns; otherwise so many of the strongest effects are listed."""
+
+
+def _shaded(row: dict[str, Any], limit: float) -> str:
+    """An effect with a background as strong as it is: orange for more, blue for less."""
+    share = min(1.0, abs(row["effect"]) / limit)
+    full = (192, 74, 0) if row["effect"] > 0 else (31, 95, 168)
+    red, green, blue = (round(255 + share * (channel - 255)) for channel in full)
+    text = "white" if share > 0.6 else "black"
+    star = "*" if row["q"] < 0.05 else " "
+    return f"[{text} on rgb({red},{green},{blue})] {row['effect']:.2f}{star}[/]"

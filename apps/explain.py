@@ -14,7 +14,7 @@ from circuits.mechanism import Explanation, Progress, mechanism_for
 from workbench import config
 from workbench.accuracy import measure_accuracy
 from workbench.errors import RunError
-from workbench.finding import finding_to_dict
+from workbench.finding import Finding, finding_from_dict, finding_to_dict
 from workbench.run import Run
 from workbench.storage import (
     atomic_write,
@@ -27,6 +27,8 @@ from workbench.training import outcome_of
 from workbench.version import __version__
 
 DOCUMENT, FIGURES, REPORT = "explanation.json", "explanation.safetensors", "report.html"
+JOINED = "findings.json"
+"""Findings made besides an explanation, by weights: patching and circuits."""
 
 
 def explain_run(
@@ -44,6 +46,7 @@ def explain_run(
     started = time.monotonic()
     explanation = yield from _explanation(run, device, seed, n_draws, step)
     document = _document(run, explanation, step, time.monotonic() - started)
+    document["findings"] += joined_findings(run, document["weights_sha256"])
     figures = {} if explanation is None else explanation.figures
     if document["step"] == run.steps[-1]:
         save(run.path, run, document, figures)
@@ -61,6 +64,42 @@ def save(folder: Path, run: Run, document: dict[str, Any], figures: dict[str, Te
     atomic_write(folder / DOCUMENT, to_json(document, where=where, indent=1))
     page = render_report(document, figures, run.metrics())
     atomic_write(folder / REPORT, page.encode())
+
+
+def join_finding(run: Run, step: int | None, finding: Finding) -> None:
+    """Put a finding among the run's, in place of an earlier one of its id; and into its report."""
+    weights = run.weights_sha256(step)
+    joined = _read_joined(run)
+    others = [known for known in joined.get(weights, []) if known["id"] != finding.id]
+    joined[weights] = [*others, finding_to_dict(finding)]
+    atomic_write(run.path / JOINED, to_json(joined, where=JOINED, indent=1))
+    folder = report_path(run, step).parent
+    if not (folder / DOCUMENT).is_file():
+        return
+    document = from_json((folder / DOCUMENT).read_bytes(), where=str(folder / DOCUMENT))
+    if document.get("weights_sha256") != weights:
+        return
+    kept = [known for known in document["findings"] if known["id"] != finding.id]
+    document["findings"] = [*kept, finding_to_dict(finding)]
+    figures = tensors_from_bytes((folder / FIGURES).read_bytes(), where=FIGURES)
+    save(folder, run, document, figures)
+
+
+def joined_findings(run: Run, weights: str) -> list[dict[str, Any]]:
+    """Findings made besides an explanation, of these weights."""
+    return list(_read_joined(run).get(weights, []))
+
+
+def _read_joined(run: Run) -> dict[str, Any]:
+    if not (run.path / JOINED).is_file():
+        return {}
+    joined = from_json((run.path / JOINED).read_bytes(), where=str(run.path / JOINED))
+    for rows in joined.values():
+        if not isinstance(rows, list):
+            raise RunError(f"{run.path / JOINED} is damaged; remove it and find its findings again")
+        for row in rows:
+            finding_from_dict(row)
+    return joined
 
 
 def saved_report(run: Run) -> str:

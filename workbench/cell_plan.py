@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench import layers
@@ -52,6 +52,7 @@ class Unpatched:
         run = forward(params, tokens, config, taps=taps)
         self.logits = run.logits[:, wanted]
         self.activations = {name: as_rows(name, x) for name, x in run.activations.items()}
+        self._by_head: dict[str, Tensor] = {}
 
     def rows(self, hook: str) -> Tensor:
         """An activation `[pos, batch, ...]`; those per head and reader are made when asked for."""
@@ -63,6 +64,14 @@ class Unpatched:
             return layers.head_results(self.params, int(block.split(".")[1]), z)
         read = self.activations[f"{block}.hook_resid_pre"]
         return read[..., None, :].expand(*read.shape[:-1], self.config.n_heads, read.shape[-1])
+
+    def by_head(self, hook: str) -> Float[Tensor, "batch head pos d_head"]:
+        """q, k or v as attention multiplies them, in one piece of memory."""
+        if hook not in self._by_head:
+            rows = self.activations[hook]
+            turned = rearrange(rows, "pos batch head e -> batch head pos e")
+            self._by_head[hook] = turned.contiguous()
+        return self._by_head[hook]
 
 
 _DERIVED = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
@@ -77,8 +86,10 @@ class Sources:
     base: Unpatched
     other: Tensor | None
     reference: Tensor
+    hooks: frozenset[str]
+    """Where sources may be wanted."""
     known: dict[tuple[str, object], Tensor] = field(default_factory=dict)
-    runs: dict[str, Tensor] = field(default_factory=dict)
+    runs: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def at(self, hook: str, source: object) -> Tensor:
         """The rows of a source that does not depend on the cell."""
@@ -107,12 +118,10 @@ class Sources:
         return mean.mean(0, keepdim=True)
 
     def _run(self, hook: str, tokens: Tensor, which: str) -> Tensor:
-        key = f"{which} {hook}"
-        if key not in self.runs:
-            self.runs[key] = forward(self.params, tokens, self.config, taps=[hook]).activations[
-                hook
-            ]
-        return self.runs[key]
+        if which not in self.runs:
+            run = forward(self.params, tokens, self.config, taps=self.hooks)
+            self.runs[which] = run.activations
+        return self.runs[which][hook]
 
 
 class Round(NamedTuple):

@@ -20,7 +20,7 @@ class Pairs:
 
     task: Task
     clean: Inputs
-    corrupted: Inputs
+    corrupted: Int[Tensor, "twin twin_operand"]
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.corrupted.shape or not len(self.clean):
@@ -88,6 +88,50 @@ def draw_pairs(
             clean, corrupted = (torch.cat(part)[:n] for part in zip(*found, strict=True))
             return Pairs(task=task, clean=clean, corrupted=corrupted)
     raise PairError(f"too few inputs of {task.label} have a twin by {how!r} with another answer")
+
+
+def draw_mixed_pairs(task: Task, hows: Sequence[str], n: int, generator: torch.Generator) -> Pairs:
+    """`n` pairs, as equal shares as can be by each of several corruptions."""
+    if not hows:
+        raise PairError("no corruption named; give at least one")
+    sizes = [n // len(hows) + (i < n % len(hows)) for i in range(len(hows))]
+    drawn = [draw_pairs(task, how, m, generator) for how, m in zip(hows, sizes, strict=True) if m]
+    if not drawn:
+        raise PairError(f"{n} pairs asked for; ask for at least one")
+    return joined(drawn)
+
+
+def pairs_of_all_inputs(task: Task, hows: Sequence[str], generator: torch.Generator) -> Pairs:
+    """Every input of the domain as the clean one of a pair, by each corruption in turn.
+
+    Inputs that a corruption leaves without a twin of another answer are left out of its share.
+    Raises `TaskError` where the domain is too large to list.
+    """
+    domain, parts = task.domain(), []
+    for i, how in enumerate(hows):
+        inputs = domain[i :: len(hows)]
+        inputs = inputs[task.corruptible(inputs, how)]
+        twins = task.corrupt(inputs, how, generator)
+        differ = (task.solve(inputs) != task.solve(twins)).any(-1)
+        if bool(differ.any()):
+            parts.append(Pairs(task=task, clean=inputs[differ], corrupted=twins[differ]))
+    if not parts:
+        raise PairError(f"no input of {task.label} has a twin with another answer")
+    return joined(parts)
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """Several sets of pairs of one task as one."""
+    clean, corrupted = (
+        torch.cat([getattr(part, side) for part in parts]) for side in ("clean", "corrupted")
+    )
+    return Pairs(task=parts[0].task, clean=clean, corrupted=corrupted)
+
+
+def usual_corruptions(task: Task) -> tuple[str, ...]:
+    """The corruptions to draw pairs by where nobody says: another operand, each in turn."""
+    operands = tuple(how for how in ("change_a", "change_b") if how in task.corruptions)
+    return operands or tuple(task.corruptions)
 
 
 def pairs_from_text(task: Task, clean: Sequence[str], corrupted: Sequence[str]) -> Pairs:

@@ -10,8 +10,10 @@ layers above it, at the positions from it on, and all cells of a chunk share eac
 `slot = cell * n_pos + pos` numbers the rows. Values of rows are `[row, batch, ...]`.
 """
 
+import bisect
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -47,20 +49,23 @@ def run_chunks(
     budget: int | None,
 ) -> Iterator[Chunk]:
     """What `workbench.intervene.intervene_in_chunks` says, for cells that were checked."""
-    order = {name: place for place, name in enumerate(hook_names(config))}
-    first = [min((order[made.site.hook] for made in cell), default=0) for cell in cells]
-    by_depth = sorted(range(len(cells)), key=lambda cell: -first[cell])
     n_pos = tokens.shape[1]
+    order = {name: place for place, name in enumerate(hook_names(config))}
+    starts = [_start(cell, order, n_pos) for cell in cells]
+    by_depth = sorted(range(len(cells)), key=lambda cell: starts[cell])  # like beside like
     wanted = [range(n_pos)[at] for at in (range(n_pos) if positions is None else positions)]
     with _grad_mode(gradients):
         base = Unpatched(params, tokens, config, wanted)
-        sources = Sources(params, config, base, other, reference)
+        hooks = frozenset(made.site.hook for cell in cells for made in cell)
+        sources = Sources(params, config, base, other, reference, hooks)
     if budget is None:
         budget = CUDA_BUDGET if tokens.device.type == "cuda" else CPU_BUDGET
-    size = max(1, budget // _bytes_per_cell(config, tokens))
+    sizes = [_bytes_of_cell(config, tokens, starts[cell][1]) for cell in by_depth]
+    ends = list(itertools.accumulate(sizes))
     start = 0
     while start < len(cells):
-        chosen = by_depth[start : start + size]
+        stop = bisect.bisect_right(ends, ends[start] - sizes[start] + budget)
+        chosen = by_depth[start : max(stop, start + 1)]
         try:
             with _grad_mode(gradients):
                 run = _Chunk(base, sources, [cells[cell] for cell in chosen], gradients)
@@ -68,14 +73,21 @@ def run_chunks(
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            if size == 1:
+            if len(chosen) == 1:
                 raise MemoryError(
                     f"one cell on {len(tokens)} inputs does not fit in memory; use fewer inputs"
                 ) from error
-            size = max(1, size // 2)
+            budget = sum(sizes[start : start + len(chosen)]) // 2
             continue
         yield Chunk(cells=chosen, logits=logits)
         start += len(chosen)
+
+
+def _start(cell: Cell, order: Mapping[str, int], n_pos: int) -> tuple[int, int]:
+    """Where a cell starts to differ: minus the place of its first hook, and its first position."""
+    hooks = [order[made.site.hook] for made in cell]
+    at = [pos % n_pos for made in cell for pos in made.site.positions or (0,)]
+    return -min(hooks, default=0), min(at, default=0)
 
 
 def _grad_mode(gradients: bool) -> AbstractContextManager[None]:
@@ -88,12 +100,13 @@ def _out_of_memory(error: Exception) -> bool:
     return out or "not enough memory" in words or "can't allocate memory" in words
 
 
-def _bytes_per_cell(config: ModelConfig, tokens: Tensor) -> int:
-    """Of the activations of one whole cell that are alive together."""
+def _bytes_of_cell(config: ModelConfig, tokens: Tensor, first: int) -> int:
+    """Of the activations of a cell that are alive together, if it differs from a position on."""
     batch, n_pos = tokens.shape
+    rows = n_pos - first if config.attention_dir == "causal" else n_pos
     width = config.n_heads * config.d_head
-    per_row = 6 * width + 4 * config.d_model + 2 * config.d_mlp + 2 * config.n_heads * n_pos
-    return 4 * batch * n_pos * (per_row + config.d_vocab_out)
+    per_row = 4 * width + 4 * config.d_model + 2 * config.d_mlp + 2 * config.n_heads * n_pos
+    return 4 * batch * (rows * (per_row + config.d_vocab_out) + 2 * n_pos * width)
 
 
 class _Chunk:
@@ -114,15 +127,19 @@ class _Chunk:
         base = self.base.rows(hook)
         for round in self.plan[hook]:
             slots = _union(rows.slots, round.slots)
-            values = self._read(rows, base, slots).clone()
-            at = torch.searchsorted(slots, round.slots)
-            values[at] = patched(hook, round, values[at], self.sources)
+            values = self._read(rows, base, slots)
+            if torch.equal(slots, round.slots):
+                values = patched(hook, round, values, self.sources)
+            else:
+                at = torch.searchsorted(slots, round.slots)
+                values = values.clone()
+                values[at] = patched(hook, round, values[at], self.sources)
             rows = Rows(slots, values)
         return rows
 
     def _read(self, rows: Rows, base: Tensor, slots: Tensor) -> Tensor:
         """Values at these slots: of the rows where they have them, else of the unpatched run."""
-        if len(rows.slots) == len(slots) and bool((rows.slots == slots).all()):
+        if torch.equal(rows.slots, slots):
             return rows.values
         values = base[slots % self.n_pos]
         if len(rows.slots):
@@ -193,7 +210,7 @@ class _Chunk:
         keep = torch.isin(rows.slots % self.n_pos, wanted)
         return rows if bool(keep.all()) else Rows(rows.slots[keep], rows.values[keep])
 
-    def _project(self, layer: int, letter: str, residual: Rows) -> Rows:
+    def _project(self, layer: int, letter: str, residual: Rows, normed: Rows) -> Rows:
         """q, k or v at the rows where the residual stream, or what a head reads of it, differs."""
         name = f"blocks.{layer}"
         hook = f"{name}.hook_{letter}_input"
@@ -202,20 +219,22 @@ class _Chunk:
             read = residual.values[..., None, :]
             copies = read.expand(*read.shape[:-2], config.n_heads, read.shape[-1])
             slots, split = self._at(hook, Rows(residual.slots, copies))
-            normed = layers.layer_norm(params, config, f"{name}.ln1", split, axes=3)
-            made = layers.project_split_heads(params, layer, letter.upper(), normed)
+            split = layers.layer_norm(params, config, f"{name}.ln1", split, axes=3)
+            made = layers.project_split_heads(params, layer, letter.upper(), split)
         else:
-            slots = residual.slots
-            normed = layers.layer_norm(params, config, f"{name}.ln1", residual.values)
-            made = layers.project_heads(params, config, layer, letter.upper(), normed)
+            slots = normed.slots
+            made = layers.project_heads(params, config, layer, letter.upper(), normed.values)
         return self._at(f"{name}.attn.hook_{letter}", Rows(slots, made))
 
     def _attention(self, layer: int, residual: Rows, last: bool) -> Rows:
         """z at the rows where it differs."""
         attn = f"blocks.{layer}.attn"
-        k, v = (self._project(layer, letter, residual) for letter in "kv")
-        asking = self._only_wanted(residual) if last else residual
-        q = self._project(layer, "q", asking)
+        values = layers.layer_norm(self.params, self.config, f"blocks.{layer}.ln1", residual.values)
+        normed = Rows(residual.slots, values)
+        k, v = (self._project(layer, letter, residual, normed) for letter in "kv")
+        if last:
+            residual, normed = self._only_wanted(residual), self._only_wanted(normed)
+        q = self._project(layer, "q", residual, normed)
         differs = self._reach(attn, q, k, v, last)
         cells = differs.any(1).nonzero()[:, 0]
         if not len(cells):
@@ -227,9 +246,9 @@ class _Chunk:
             for letter, rows, at in zip("qkv", (q, k, v), (queries, None, None), strict=True)
         )
         hidden = layers.hidden_keys(self.config, self.n_pos, queries, self.base.device)
-        scores = q_all @ k_all.transpose(-1, -2) / math.sqrt(self.config.d_head)
+        scores = q_all / math.sqrt(self.config.d_head) @ k_all.transpose(-1, -2)
         if hidden is not None:
-            scores = scores.masked_fill(hidden, -torch.inf)
+            scores = scores.masked_fill_(hidden, -torch.inf)
         slots = cells[cell_of] * self.n_pos + torch.tensor(queries, device=cells.device)[query_of]
         scores = self._inside(f"{attn}.hook_attn_scores", scores, slots, cell_of, query_of)
         pattern = layers.attention_pattern(scores, self.config, hidden)
@@ -264,10 +283,9 @@ class _Chunk:
 
     def _whole(self, hook: str, rows: Rows, cells: Tensor, at: list[int] | None) -> Tensor:
         """`[cell, batch, head, pos, d_head]`: the unpatched run with the rows put in."""
-        base = self.base.rows(hook)
-        base = base if at is None else base[at]
-        whole = rearrange(base, "pos batch head e -> batch head pos e")
-        whole = whole.expand(len(cells), *whole.shape).clone()
+        base = self.base.by_head(hook)
+        base = base if at is None or len(at) == self.n_pos else base[:, :, at]
+        whole = base.expand(len(cells), *base.shape).clone(memory_format=torch.contiguous_format)
         place = torch.full((self.n_cells,), -1, device=cells.device)
         place[cells] = torch.arange(len(cells), device=cells.device)
         row_of = torch.full((self.n_pos,), -1, device=cells.device)
@@ -298,8 +316,10 @@ class _Chunk:
         name, params = f"blocks.{layer}", self.params
         normed = layers.layer_norm(params, self.config, f"{name}.ln2", read.values)
         pre = layers.linear(normed, params[f"{name}.mlp.W_in"], params.get(f"{name}.mlp.b_in"))
-        rows = self._at(f"{name}.mlp.hook_pre", Rows(read.slots, pre))
-        post = layers.activate(self.config, rows.values, inplace=not self.gradients)
+        hook = f"{name}.mlp.hook_pre"
+        rows = self._at(hook, Rows(read.slots, pre))
+        ours = hook not in self.plan and not self.gradients
+        post = layers.activate(self.config, rows.values, inplace=ours)
         rows = self._at(f"{name}.mlp.hook_post", Rows(rows.slots, post))
         out = layers.linear(
             rows.values, params[f"{name}.mlp.W_out"], params.get(f"{name}.mlp.b_out")

@@ -1,0 +1,56 @@
+"""Edge attribution with gradients averaged between base and patch of the writers themselves.
+
+The variant `EAP-IG-activations` of the repository of Hanna et al. 2024, arXiv:2403.17806. Writers
+move in groups: the embeddings, the heads of each layer, each MLP. While a group moves along the
+straight line from what it writes on the base run to what is patched in, what comes before it stays
+and what comes after follows; the gradients at the readers, averaged over that line, score the edges
+out of that group. As steps grow, these scores sum to m(group patched) - m(base).
+
+Where LayerNorm reads nothing but zeros at the end of a line (zero ablation of both embeddings), its
+gradient grows without bound there and no number of steps is enough; take another ablation.
+
+The repository adds, for every edge, the gradients met while any group moves, its own or another,
+and divides by the number of groups too. Its scores are then means over lines most of which do not
+move the edge's writer, they do not sum to an effect, and they may rank edges otherwise than here.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from circuits.graph import Graph
+from circuits.mechanism import Progress
+from circuits.method import Method, methods
+from circuits.methods.attribution import INPUTS, Course, attribute_edges, writing_hooks
+from circuits.methods.eap_ig_inputs import Rule, shares_on_line
+from circuits.problem import Problem
+
+
+def writer_groups(graph: Graph) -> list[tuple[int, ...]]:
+    """Writers that move together, by index: embeddings, the heads of each layer, each MLP."""
+    after = [hook for hook in writing_hooks(graph) if hook.start not in INPUTS]
+    return [INPUTS, *(tuple(range(hook.start, hook.start + hook.count)) for hook in after)]
+
+
+@methods.register("eap_ig_activations")
+@dataclass(frozen=True, kw_only=True)
+class EapIgActivations(Method):
+    """As `eap`, with the mean gradient while the edge's writer and its group are patched."""
+
+    name: ClassVar[str] = "eap_ig_activations"
+    summary: ClassVar[str] = "EAP with gradients integrated over each writer's output (Hanna 2024)"
+
+    steps: Annotated[int, Field(ge=1)] = 5
+    rule: Rule = "midpoint"
+    """As in `eap_ig_inputs`."""
+
+    def _score(
+        self, problem: Problem, seed: int
+    ) -> Generator[Progress, None, Float[Tensor, "*pos writer reader"]]:
+        courses = [Course(group, group) for group in writer_groups(problem.graph)]
+        shares = shares_on_line(self.steps, self.rule)
+        return (yield from attribute_edges(problem, courses, shares))

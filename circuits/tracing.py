@@ -1,0 +1,131 @@
+"""From a run to a circuit: draw pairs, score edges, choose the circuit, judge it on other pairs.
+
+from circuits import find_circuit, judge_circuit, problem_of
+found = find_circuit(problem_of(run))
+print(judge_circuit(problem_of(run, seed=1), found.circuit).faithfulness)
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from circuits.cells import Subject
+from circuits.circuit import Circuit, Selection, top_edges
+from circuits.evaluate import Evaluation, evaluate, oriented, smallest_circuit
+from circuits.mechanism import Progress
+from circuits.method import Scores, methods
+from circuits.problem import Ablation, Direction, Problem, make_problem
+from workbench.errors import CircuitError, RunError
+from workbench.pairs import Pairs, draw_mixed_pairs, usual_corruptions
+from workbench.progress import finish
+from workbench.run import Run
+
+SOUGHT = 0.93
+"""Faithfulness that the smallest circuit is sought for: above 0.9 with room, for it must be at
+least 0.9 on pairs that it was not found on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A circuit and the scores that it was chosen by."""
+
+    circuit: Circuit
+    scores: Scores
+    selection: Selection
+
+
+def subject_of(run: Run, *, step: int | None = None, device: torch.device | str = "cpu") -> Subject:
+    """A run's network. Raises `RunError` for an incomplete run unless `step` names a checkpoint."""
+    if not run.complete and step is None:
+        raise RunError(
+            f"{run.path} is incomplete; run the same `workbench train` again to resume it, or name "
+            f"a checkpoint (there are: {', '.join(map(str, run.steps))})"
+        )
+    params = {name: tensor.to(device) for name, tensor in run.params(step).items()}
+    return Subject(params=params, config=run.config.model, task=run.task)
+
+
+def problem_of(
+    run: Run,
+    *,
+    n_pairs: int = 64,
+    corruptions: Sequence[str] | None = None,
+    pairs: Pairs | None = None,
+    metric: str = "logit_difference",
+    ablation: Ablation = "resample",
+    direction: Direction = "noising",
+    per_position: bool = False,
+    seed: int = 0,
+    step: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Problem:
+    """A problem on a run's network, with pairs drawn by the task's usual corruptions.
+
+    Another seed draws other pairs. Raises what `subject_of`, `draw_mixed_pairs` and `make_problem`
+    raise.
+    """
+    subject = subject_of(run, step=step, device=device)
+    if pairs is None:
+        generator = torch.Generator().manual_seed(seed)
+        hows = corruptions or usual_corruptions(subject.task)
+        pairs = draw_mixed_pairs(subject.task, hows, n_pairs, generator)
+    return make_problem(
+        subject,
+        pairs,
+        metric=metric,
+        ablation=ablation,
+        direction=direction,
+        per_position=per_position,
+    )
+
+
+def find_circuit(
+    problem: Problem,
+    *,
+    method: str = "eap_ig",
+    n_edges: int | None = None,
+    selection: Selection = "absolute",
+    seed: int = 0,
+) -> Found:
+    """`circuit_steps` without progress, for notebooks."""
+    steps = circuit_steps(problem, method=method, n_edges=n_edges, selection=selection, seed=seed)
+    return finish(steps)
+
+
+def circuit_steps(
+    problem: Problem,
+    *,
+    method: str = "eap_ig",
+    n_edges: int | None = None,
+    selection: Selection = "absolute",
+    seed: int = 0,
+) -> Generator[Progress, None, Found]:
+    """Score the edges and take the best `n_edges`, or the fewest that are faithful.
+
+    Raises `UnknownName` for a method, `CircuitError` for more edges than there are and where no
+    circuit is faithful, or its faithfulness is undefined.
+    """
+    scorer = methods.get(method)()
+    total = problem.graph.n_edges
+    if n_edges is not None and not 0 < n_edges <= total:
+        raise CircuitError(f"{n_edges} edges asked for; the graph has {total} edges")
+    scores = yield from scorer.score(problem, seed=seed)
+    if n_edges is not None:
+        ranked = oriented(problem, scores.values) if selection == "signed" else scores.values
+        circuit = top_edges(problem.graph, ranked, n_edges, selection=selection)
+        return Found(circuit=circuit, scores=scores, selection=selection)
+    found = yield from smallest_circuit(
+        problem, scores.values, faithfulness=SOUGHT, selection=selection
+    )
+    if found.circuit is None:
+        raise CircuitError(
+            f"no circuit by {method} reaches faithfulness {SOUGHT}; the network may not do its "
+            "task: see `workbench explain`"
+        )
+    return Found(circuit=found.circuit, scores=scores, selection=selection)
+
+
+def judge_circuit(problem: Problem, circuit: Circuit, *, seed: int = 0) -> Evaluation:
+    """`circuits.evaluate.evaluate` without progress, for notebooks."""
+    return finish(evaluate(problem, circuit, seed=seed))

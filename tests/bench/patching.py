@@ -1,0 +1,460 @@
+"""Patching, measured beside TransformerLens on the same weights and inputs.
+
+    OMP_NUM_THREADS=2 python -m tests.bench.patching              # the table
+    python -m tests.bench.patching --device cuda --json           # the same on a GPU, as data
+
+Three tables: (a) the sweep over every head and position of a 4-layer network; (b) attribution of
+every edge at every position; (c) exact patching of every edge of a 2-layer network. The two sides
+take turns, so that the *ratio* survives a machine whose speed drifts; medians and the range of the
+middle 80 % are given. Where TransformerLens is not installed its side is left out.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # before TransformerLens draws its bars
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from circuits.graph import Graph
+from circuits.method import methods
+from circuits.patching import sweep
+from circuits.problem import Problem
+from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
+from workbench.metrics import Metric
+from workbench.params import ModelConfig, Params, param_shapes
+from workbench.progress import finish
+from workbench.recipe import default_model
+from workbench.task import make_task
+
+NETWORK = ModelConfig(
+    n_layers=4,
+    n_heads=8,
+    d_model=128,
+    d_head=16,
+    d_mlp=512,
+    d_vocab=64,
+    d_vocab_out=64,
+    n_ctx=12,
+    normalization="LN",
+)
+"""Of the sweep: 4 * 8 * 12 = 384 cells."""
+SUBSET = 16
+"""At batch 64 TransformerLens runs every 16th cell; a cell costs it the same wherever it lies."""
+EAP_PAIRS, EXACT_PAIRS = 256, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Repeated measurements of one thing."""
+
+    median: float
+    low: float
+    high: float
+
+    def words(self, unit: str = "", digits: int = 1) -> str:
+        """`median unit (low-high)`."""
+        low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
+        return f"{self.median:.{digits}f}{unit} ({low}-{high})"
+
+
+def main() -> None:
+    """Print the tables, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=7, help="repetitions of each side")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    lens = importlib.util.find_spec("transformer_lens") is not None
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    told: dict[str, Any] = {
+        "machine": where,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": arguments.rounds,
+        "transformer_lens": lens,
+    }
+    told["sweep"] = [sweep_times(b, device, arguments.rounds, lens) for b in (1, 64)]
+    told["edge_attribution"] = attribution_times(device, arguments.rounds, lens)
+    told["exact_edges"] = exact_times(device, arguments.rounds)
+    print(json.dumps(told, default=vars) if arguments.json else tables(told))
+
+
+def sweep_times(batch: int, device: torch.device, rounds: int, lens: bool) -> dict[str, Any]:
+    """(a) Every head at every position, denoising, logit difference at the last position."""
+    problem = random_problem(NETWORK, batch, device)
+    cells = NETWORK.n_layers * NETWORK.n_heads * NETWORK.n_ctx
+    before = peak_bytes(device)
+    finish(sweep(problem, "head", by=["position"]))
+    peak = peak_bytes(device) - before
+    theirs = lens_sweep(problem, 1 if batch == 1 else SUBSET) if lens else None
+    rows: dict[str, list[float]] = {"ours": [], "lens": [], "arithmetic": []}
+    for _ in range(rounds):
+        seconds, found = timed(lambda: finish(sweep(problem, "head", by=["position"])), device)
+        rows["ours"].append(seconds)
+        rows["arithmetic"].append(sweep_flop(NETWORK, batch) / matmul_speed(batch, device))
+        if theirs is not None:
+            seconds, values = timed(theirs[0], device)
+            rows["lens"].append(seconds * cells / len(theirs[1]))
+    told: dict[str, Any] = {
+        "batch": batch,
+        "cells": cells,
+        "ours_ms": spread([x * 1e3 for x in rows["ours"]]),
+        "arithmetic_ms": spread([x * 1e3 for x in rows["arithmetic"]]),
+        "over_arithmetic": spread(divided(rows["ours"], rows["arithmetic"])),
+        "budget_mib": (CUDA_BUDGET if device.type == "cuda" else CPU_BUDGET) / 2**20,
+        "peak_mib": peak / 2**20,
+    }
+    if theirs is not None:
+        patched = found.effects.mean(-1) + found.base_metric.mean()
+        ours = torch.stack([patched[layer, head, pos] for layer, pos, head in theirs[1]])
+        told |= {
+            "lens_cells": len(theirs[1]),
+            "lens_ms_per_cell": spread([x * 1e3 / cells for x in rows["lens"]]),
+            "times_faster": spread(divided(rows["lens"], rows["ours"])),
+            "max_difference": float((ours - values.cpu()).abs().max()),
+        }
+    return told
+
+
+def lens_sweep(
+    problem: Problem, every: int
+) -> tuple[Callable[[], Tensor], list[tuple[int, int, int]]]:
+    """TransformerLens' sweep over z by (layer, pos, head), of every so-manieth cell."""
+    import pandas as pd
+    from transformer_lens import patching
+
+    from workbench.bridge import to_bridge
+
+    model = to_bridge(problem.params, problem.config).eval()
+    with torch.no_grad():
+        _, clean_cache = model.run_with_cache(problem.clean)
+    config, n_pos = problem.config, problem.clean.shape[1]
+    axes = (range(config.n_layers), range(n_pos), range(config.n_heads))
+    cells = list(itertools.product(*axes))[::every]
+    given = (model, problem.corrupted, clean_cache)
+
+    def metric(logits: Tensor) -> Tensor:
+        return problem.metric(logits[:, list(problem.positions)]).mean()
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        if every == 1:
+            result = patching.get_act_patch_attn_head_out_by_pos(*given, metric)
+            return torch.as_tensor(result).flatten()
+        result = patching.generic_activation_patch(
+            *given,
+            metric,
+            patching.layer_pos_head_vector_patch_setter,
+            "z",
+            index_df=pd.DataFrame(cells, columns=["layer", "pos", "head"]),
+        )
+        return torch.as_tensor(result)
+
+    return run, cells
+
+
+def sweep_flop(config: ModelConfig, batch: int) -> int:
+    """Matrix products that the sweep cannot do without, in floating-point operations.
+
+    A cell at (layer, pos): the output and the MLP of its own layer at its position, then every
+    layer above at the positions from it on; in the last layer keys and values there, and the
+    rest at the last position alone. Then the unembedding there, and the runs of both inputs.
+    """
+    width, n_pos, last = config.n_heads * config.d_head, config.n_ctx, config.n_layers - 1
+    project = 2 * config.d_model * width  # one of q, k, v, output, per row
+    mlp = 4 * config.d_model * config.d_mlp
+    total = 0
+    for layer, pos in itertools.product(range(config.n_layers), range(n_pos)):
+        after = n_pos - pos
+        for above in range(layer, config.n_layers):
+            reached = 1 if above == layer else after
+            wanted = reached if above < last else int(above > layer or pos == n_pos - 1)
+            total += wanted * (project + mlp)
+            if above > layer:  # keys and values, queries, scores, and the mixing of values
+                total += 2 * reached * project + wanted * (project + 4 * n_pos * width)
+        total += 2 * config.d_model * config.d_vocab_out
+    both = 2 * n_pos * config.n_layers * (4 * project + mlp + 4 * n_pos * width)
+    return batch * (config.n_heads * total + both)
+
+
+def matmul_speed(batch: int, device: torch.device) -> float:
+    """Floating-point operations per second of a product as large as a chunk's, into an MLP."""
+    rows = 4096
+    left = torch.randn(rows, NETWORK.d_model, device=device)
+    right = torch.randn(NETWORK.d_model, NETWORK.d_mlp, device=device)
+    repeats = 20 if batch == 1 else 200
+
+    def run() -> None:
+        for _ in range(repeats):
+            torch.mm(left, right)
+
+    timed(lambda: torch.mm(left, right), device)
+    return 2 * rows * NETWORK.d_model * NETWORK.d_mlp * repeats / timed(run, device)[0]
+
+
+def attribution_times(device: torch.device, rounds: int, lens: bool) -> dict[str, Any]:
+    """(b) EAP of every edge at every position, beside TransformerLens' edge attribution.
+
+    Its edges work on a wrapped GPT-2 only, so both run one (2 layers, 4 heads, width 64, ReLU).
+    It takes pair by pair, whatever their number, so it is timed on 8 of them.
+    """
+    config = ModelConfig(
+        n_layers=2,
+        n_heads=4,
+        d_model=64,
+        d_head=16,
+        d_mlp=256,
+        d_vocab=32,
+        d_vocab_out=32,
+        n_ctx=6,
+        normalization="LN",
+        unembed_bias=False,
+    )
+    model, params = gpt2(config) if lens else (None, random_params(config))
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    problem = random_problem(config, EAP_PAIRS, device, params, per_position=True)
+    eap = methods.get("eap")()
+    finish(eap.score(problem))
+    ours, theirs, few = [], [], 8
+    for _ in range(rounds):
+        seconds, scores = timed(lambda: finish(eap.score(problem)), device)
+        ours.append(seconds / EAP_PAIRS)
+        if model is not None:
+            model = model.to(device)
+            seconds, result = timed(lambda: lens_edges(model, problem, few), device)
+            theirs.append(seconds / few)
+    told: dict[str, Any] = {
+        "edges": problem.graph.n_edges,
+        "pairs": EAP_PAIRS,
+        "ours_pairs_per_second": spread([1 / x for x in ours]),
+    }
+    if model is not None:
+        small = random_problem(config, few, device, params, per_position=True, of=EAP_PAIRS)
+        scores = finish(eap.score(small))
+        found = {edge_name(*edge): value for edge, value in result.edge_scores.items()}
+        off = max(abs(scores.of(name) - value) for name, value in found.items())
+        told |= {
+            "lens_pairs_per_second": spread([1 / x for x in theirs]),
+            "times_faster": spread(divided(theirs, ours)),
+            "edges_compared": len(found),
+            "max_difference": off,
+        }
+    return told
+
+
+def lens_edges(model: Any, problem: Problem, few: int) -> Any:
+    """TransformerLens' own attribution of every edge, over the first few pairs."""
+    from transformer_lens.tools.analysis import attribution_patching as lens
+
+    def metric(logits: Tensor) -> Tensor:
+        return problem.metric(logits[:, list(problem.positions)]).mean()
+
+    config = lens.EdgeAttributionConfig(granularity="edge")
+    return lens.attribution_patch(
+        model, problem.clean[:few], problem.corrupted[:few], metric, config
+    )
+
+
+def edge_name(writer: Any, reader: Any) -> str:
+    """An edge of TransformerLens in our names."""
+    return f"{node_name(writer)}->{node_name(reader)}@{reader.position}"
+
+
+def node_name(node: Any) -> str:
+    """A node of TransformerLens in our names."""
+    if node.kind in ("embed", "logits"):
+        return str(node.kind)
+    if node.kind in ("mlp_out", "mlp_in"):
+        return f"m{node.layer}"
+    head = f"a{node.layer}.h{node.head}"
+    return head if node.kind == "attn_head_out" else f"{head}<{node.kind[0]}>"
+
+
+def gpt2(config: ModelConfig) -> tuple[Any, Params]:
+    """A random GPT-2 in TransformerLens, and its weights in our names."""
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)  # transformers draws its weights from the global state
+    shape = GPT2Config(
+        n_layer=config.n_layers,
+        n_head=config.n_heads,
+        n_embd=config.d_model,
+        n_inner=config.d_mlp,
+        vocab_size=config.d_vocab,
+        n_positions=config.n_ctx,
+        activation_function=config.act_fn,
+        initializer_range=0.2,
+    )
+    module = GPT2LMHeadModel(shape).eval()
+    state, params = module.state_dict(), {}
+    params["embed.W_E"], params["pos_embed.W_pos"] = (
+        state[f"transformer.{name}.weight"] for name in ("wte", "wpe")
+    )
+    params["unembed.W_U"] = state["lm_head.weight"].T
+    norms = {"ln_final": "ln_f"}
+    for layer in range(config.n_layers):
+        there, here = f"transformer.h.{layer}", f"blocks.{layer}"
+        norms |= {f"{here}.ln1": f"h.{layer}.ln_1", f"{here}.ln2": f"h.{layer}.ln_2"}
+        weights = state[f"{there}.attn.c_attn.weight"].chunk(3, 1)
+        biases = state[f"{there}.attn.c_attn.bias"].chunk(3)
+        for letter, weight, bias in zip("QKV", weights, biases, strict=True):
+            by_head = {"head": config.n_heads}
+            params[f"{here}.attn.W_{letter}"] = rearrange(
+                weight, "d (head e) -> head d e", **by_head
+            )
+            params[f"{here}.attn.b_{letter}"] = rearrange(bias, "(head e) -> head e", **by_head)
+        out = state[f"{there}.attn.c_proj.weight"]
+        params[f"{here}.attn.W_O"] = rearrange(out, "(head e) d -> head e d", head=config.n_heads)
+        params[f"{here}.attn.b_O"] = state[f"{there}.attn.c_proj.bias"]
+        for ours, theirs in (("in", "c_fc"), ("out", "c_proj")):
+            params[f"{here}.mlp.W_{ours}"] = state[f"{there}.mlp.{theirs}.weight"]
+            params[f"{here}.mlp.b_{ours}"] = state[f"{there}.mlp.{theirs}.bias"]
+    for here, there in norms.items():
+        for ours, theirs in (("w", "weight"), ("b", "bias")):
+            params[f"{here}.{ours}"] = state[f"transformer.{there}.{theirs}"]
+    model = build_bridge_from_module(module, "GPT2LMHeadModel", hf_config=shape)
+    return model.eval(), {name: tensor.clone() for name, tensor in params.items()}
+
+
+def exact_times(device: torch.device, rounds: int) -> dict[str, Any]:
+    """(c) Exact patching of every edge of the network that digit addition trains."""
+    config = default_model(make_task("digit_addition"))
+    problem = random_problem(config, EXACT_PAIRS, device)
+    exact = methods.get("exact")()
+    seconds = [timed(lambda: finish(exact.score(problem)), device)[0] for _ in range(rounds)]
+    return {"edges": problem.graph.n_edges, "pairs": EXACT_PAIRS, "seconds": spread(seconds)}
+
+
+def random_problem(
+    config: ModelConfig,
+    batch: int,
+    device: torch.device,
+    params: Params | None = None,
+    *,
+    per_position: bool = False,
+    of: int | None = None,
+) -> Problem:
+    """Denoising random pairs; the metric is the difference of two logits at the last position.
+
+    `of`: draw as many pairs, and keep the first `batch`.
+    """
+    given = random_params(config) if params is None else params
+    generator = torch.Generator().manual_seed(1)
+    shape = (of or batch, 2, config.n_ctx)
+    tokens = torch.randint(config.d_vocab, shape, generator=generator)[:batch].to(device)
+    return Problem(
+        params={name: tensor.to(device) for name, tensor in given.items()},
+        config=config,
+        clean=tokens[:, 0],
+        corrupted=tokens[:, 1],
+        metric=Metric(name="difference", function=lambda x: x[..., 0, 1] - x[..., 0, 2]),
+        positions=(config.n_ctx - 1,),
+        graph=Graph(config, config.n_ctx if per_position else None),
+        direction="denoising",
+    )
+
+
+def random_params(config: ModelConfig) -> Params:
+    """Gaussian weights of a size that keeps activations near 1."""
+    generator = torch.Generator().manual_seed(0)
+    params: Params = {}
+    for name, shape in param_shapes(config).items():
+        leaf = name.rsplit(".", 1)[1]
+        noise = torch.randn(shape, generator=generator)
+        scale = 0.7 / config.d_model**0.5 if leaf.startswith("W") else 0.2
+        params[name] = scale * noise + (leaf == "w")
+    return params
+
+
+def timed(step: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Seconds of one call, and what it returned."""
+    synchronise(device)
+    start = time.perf_counter()
+    result = step()
+    synchronise(device)
+    return time.perf_counter() - start, result
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory held so far: of the device, or of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def divided(over: list[float], under: list[float]) -> list[float]:
+    """Ratios, round by round."""
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def spread(values: list[float]) -> Spread:
+    """Median and the range of the middle 80 %."""
+    ordered = sorted(values)
+    cut = len(ordered) // 10
+    return Spread(
+        median=statistics.median(ordered), low=ordered[cut], high=ordered[len(ordered) - 1 - cut]
+    )
+
+
+def tables(told: dict[str, Any]) -> str:
+    """What a person reads."""
+    lines = [
+        f"{told['machine']}, {told['threads']} threads, torch {told['torch']}; median of "
+        f"{told['rounds']} (middle 80 %)"
+    ]
+    for row in told["sweep"]:
+        lines += ["", f"head x position sweep, {row['cells']} cells, batch {row['batch']}"]
+        lines.append(f"  ours             {row['ours_ms'].words(' ms')}")
+        lines.append(f"  its arithmetic   {row['arithmetic_ms'].words(' ms')}")
+        lines.append(f"  ours/arithmetic  {row['over_arithmetic'].words(digits=2)}")
+        lines.append(
+            f"  peak memory      +{row['peak_mib']:.0f} MiB in all; budget of a chunk "
+            f"{row['budget_mib']:.0f} MiB"
+        )
+        if "times_faster" in row:
+            lines.append(
+                f"  TransformerLens  {row['lens_ms_per_cell'].words(' ms', 2)} a cell, timed on "
+                f"{row['lens_cells']} cells"
+            )
+            lines.append(f"  times faster     {row['times_faster'].words()}")
+            lines.append(f"  max |difference| {row['max_difference']:.1e}")
+    row = told["edge_attribution"]
+    lines += ["", f"EAP, {row['edges']} edges (per position), {row['pairs']} pairs"]
+    lines.append(f"  ours             {row['ours_pairs_per_second'].words(' pairs/s', 0)}")
+    if "times_faster" in row:
+        lines.append(f"  TransformerLens  {row['lens_pairs_per_second'].words(' pairs/s')}")
+        lines.append(f"  times faster     {row['times_faster'].words(digits=0)}")
+        lines.append(
+            f"  max |difference| {row['max_difference']:.1e} over {row['edges_compared']} edges"
+        )
+    row = told["exact_edges"]
+    lines += ["", f"exact patching of {row['edges']} edges, {row['pairs']} pairs"]
+    lines.append(f"  ours             {row['seconds'].words(' s', 2)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

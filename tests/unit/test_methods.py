@@ -1,0 +1,326 @@
+"""What scores of edges and nodes must satisfy: identities, derivatives, and slow oracles.
+
+float64 throughout; 1e-10 covers sums of some hundred terms of order 1 in another order.
+"""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from circuits.edges import measure_circuits
+from circuits.method import methods
+from circuits.methods import attribution
+from circuits.methods.acdc import Acdc, acdc_circuit, survivors
+from circuits.methods.eap import Eap
+from circuits.methods.eap_ig_activations import EapIgActivations, writer_groups
+from circuits.methods.eap_ig_inputs import EapIgInputs, shares_on_line
+from circuits.methods.edge_masks import EdgeMasks, hard_concrete, not_zero
+from circuits.methods.exact import Exact
+from circuits.node_attribution import node_attribution
+from circuits.problem import ABLATIONS, Problem
+from tests.contract.test_methods import planted_problem
+from tests.reference.networks import SEEDS, random_config
+from tests.unit.test_edges import problem
+from workbench.errors import CircuitError
+from workbench.metrics import Metric, accuracy
+from workbench.progress import finish
+from workbench.transformer import Edit, forward
+
+GRADIENT_METHODS = ("eap", "eap_ig_inputs", "eap_ig_activations")
+
+
+def assert_close(ours: Tensor, expected: Tensor, atol: float = 1e-10) -> None:
+    torch.testing.assert_close(ours, expected, atol=atol, rtol=0)
+
+
+def smooth(seed: int, *, per_position: bool = False) -> Problem:
+    """A network without kinks: only there do quadratures have their order."""
+    return problem(
+        seed, per_position=per_position, config=replace(random_config(seed), act_fn="gelu")
+    )
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("seed", SEEDS[:5])
+def test_first_order_is_exact_on_edges_into_linear_logits(seed: int, per_position: bool) -> None:
+    config = replace(random_config(seed), normalization=None)
+    weights = torch.randn(2, config.d_vocab_out, generator=torch.Generator().manual_seed(seed))
+    linear = Metric(name="linear", function=lambda x: (x * weights).sum((-1, -2)))
+    made = problem(seed, per_position=per_position, config=config)
+    made = replace(made, metric=linear, ablation=ABLATIONS[seed % 4])
+    ours, exact = (finish(method().score(made)).values for method in (Eap, Exact))
+    assert_close(ours[..., -1], exact[..., -1])
+    assert exact[..., -1].abs().max() > 0.01
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("seed", SEEDS[:7])
+def test_eap_is_minus_the_derivative_of_the_masks(seed: int, per_position: bool) -> None:
+    """Cutting a little of one edge, by finite differences of the circuit's forward pass."""
+    made = replace(problem(seed, per_position=per_position), ablation=ABLATIONS[seed % 4])
+    scores = finish(Eap().score(made))
+    places = made.graph.is_edge.nonzero()
+    if len(places) > 60:
+        drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:60]
+        places = places[drawn]
+    step = 1e-5
+    keep = made.graph.is_edge.double().repeat(2 * len(places), *[1] * made.graph.is_edge.ndim)
+    for cell, place in enumerate(places.tolist()):
+        keep[(2 * cell, *place)] += step
+        keep[(2 * cell + 1, *place)] -= step
+    ends = measure_circuits(made, keep).mean(-1).view(-1, 2)
+    # Central differences: an error of order step^2 and rounding / step, both about 1e-10.
+    assert_close(scores.values[tuple(places.T)], (ends[:, 1] - ends[:, 0]) / (2 * step), atol=1e-8)
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("seed", SEEDS[:12])
+def test_a_node_is_the_sum_of_its_edges(seed: int, per_position: bool) -> None:
+    """Conservation: gradients at readers and at writers are two ways through the graph."""
+    made = replace(problem(seed, per_position=per_position), ablation=ABLATIONS[seed % 4])
+    nodes = node_attribution(made)
+    assert nodes.shape == (3, *made.graph.is_edge.shape[:-1])
+    assert_close(finish(Eap().score(made)).values.sum(-1), nodes.mean(0))
+
+
+@pytest.mark.parametrize("seed", [0, 3, 5, 9])
+def test_node_attribution_is_the_derivative_of_moving_a_writer(seed: int) -> None:
+    """Per pair, against finite differences of a forward pass with one edit."""
+    made = problem(seed, per_position=True)
+    nodes = node_attribution(made)
+    change = attribution.change_of_writers(made, torch.arange(3))
+    step = 1e-5
+    for writing in attribution.writing_hooks(made.graph):
+        for head in range(writing.count):
+            writer, pos, ends = writing.start + head, seed % made.config.n_ctx, []
+            for sign in (1, -1):
+                shift = torch.zeros_like(change[writer])
+                shift[:, pos] = sign * step * change[writer][:, pos]
+                edit = _add(shift, head if writing.split else None)
+                ends.append(_edited(made, {writing.hook: edit}))
+            # As above: an error of order step^2 and rounding / step.
+            assert_close(nodes[:, pos, writer], (ends[0] - ends[1]) / (2 * step), atol=1e-8)
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("seed", SEEDS[:8])
+def test_integrating_over_inputs_is_complete_and_converges(seed: int, per_position: bool) -> None:
+    """Edges out of the embeddings sum to m(other) - m(base), at the order of each rule."""
+    made = smooth(seed, per_position=per_position)
+    gap = (made.other_metric - made.base_metric).mean()
+    error = {
+        (rule, steps): abs(
+            float(finish(EapIgInputs(steps=steps, rule=rule).score(made)).values[..., :2, :].sum())
+            - float(gap)
+        )
+        for rule in ("left", "midpoint")
+        for steps in (32, 64)
+    }
+    # Halving the step divides an error of second order by four, of first order by two. The
+    # integrand is smooth, yet with fourth derivatives of its own: hence the width.
+    assert 3.5 < error["midpoint", 32] / error["midpoint", 64] < 4.5
+    assert error["midpoint", 64] < min(2e-4, error["left", 64])
+
+
+@pytest.mark.parametrize("seed", [0, 4, 6, 7])
+def test_the_published_points_converge_with_first_order(seed: int) -> None:
+    made = smooth(seed)
+    gap = float((made.other_metric - made.base_metric).mean())
+    errors = [
+        abs(float(finish(EapIgInputs(steps=n, rule="left").score(made)).values[:2].sum()) - gap)
+        for n in (32, 64)
+    ]
+    assert 1.9 < errors[0] / errors[1] < 2.1
+
+
+def test_the_points_of_both_rules() -> None:
+    assert shares_on_line(4, "left") == [1.0, 0.75, 0.5, 0.25]
+    assert shares_on_line(4, "midpoint") == [0.125, 0.375, 0.625, 0.875]
+
+
+@pytest.mark.parametrize("seed", SEEDS[:6])
+def test_one_left_point_is_the_gradient_at_the_other_input(seed: int) -> None:
+    """Moved all the way, the run is the other one: minus EAP of the opposite direction."""
+    made = problem(seed)
+    ours = finish(EapIgInputs(steps=1, rule="left").score(made)).values
+    assert_close(ours, -finish(Eap().score(replace(made, direction="denoising"))).values)
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean"])
+@pytest.mark.parametrize("seed", SEEDS[:6])
+def test_integrating_over_activations_is_complete_for_every_group(seed: int, ablation: str) -> None:
+    """The edges out of a group sum to what patching that group alone does."""
+    made = replace(smooth(seed), ablation=ablation)
+    values = finish(EapIgActivations(steps=64).score(made)).values
+    change = attribution.change_of_writers(made, torch.arange(3))
+    hooks = attribution.writing_hooks(made.graph)
+    assert [w for group in writer_groups(made.graph) for w in group] == list(range(len(change)))
+    for group in writer_groups(made.graph):
+        edits: dict[str, Edit] = {}
+        for writing in hooks:
+            if writing.start in group:
+                moved = change[writing.start : writing.start + writing.count]
+                shift = moved.permute(1, 2, 0, 3) if writing.split else moved[0]
+                edits[writing.hook] = _add(shift, None)
+        effect = (_edited(made, edits) - made.base_metric).mean()
+        # The midpoint rule at 64 steps: 1/(24 * 64^2) of a second derivative of up to 50.
+        assert_close(values[list(group)].sum(), effect, atol=5e-4)
+
+
+@pytest.mark.parametrize("method", [*GRADIENT_METHODS, "acdc"])
+def test_equal_inputs_have_no_effects(method: str) -> None:
+    made = problem(3)
+    same = replace(made, corrupted=made.clean)
+    values = finish(methods.get(method)().score(same)).values
+    assert torch.equal(values, torch.zeros_like(values))
+    assert torch.equal(node_attribution(same), torch.zeros(3, len(made.graph.writers)).double())
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize("per_position", [False, True])
+def test_chunks_of_pairs_change_nothing(
+    method: str, per_position: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = problem(5, per_position=per_position)
+    expected = finish(methods.get(method)().score(made)).values
+    nodes = node_attribution(made)
+    monkeypatch.setattr(attribution, "CPU_BUDGET", 1)
+    assert [len(rows) for rows in attribution.row_chunks(made, n_cells=1)] == [1, 1, 1]
+    assert_close(finish(methods.get(method)().score(made)).values, expected)
+    assert_close(node_attribution(made), nodes)
+
+
+@pytest.mark.parametrize("method", [*GRADIENT_METHODS, "edge_masks"])
+def test_a_metric_without_gradients_is_refused(method: str) -> None:
+    made = problem(1)
+    answer = torch.zeros(3, 2, dtype=torch.long)
+    scored = torch.ones(3, 2, dtype=torch.bool)
+    metric = Metric(name="accuracy", function=lambda x: accuracy(x, answer, scored))
+    with pytest.raises(CircuitError, match=r"accuracy has no gradient; .* such as exact"):
+        finish(methods.get(method)().score(replace(made, metric=metric)))
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_acdc_is_the_plain_algorithm_at_every_threshold(seed: int, per_position: bool) -> None:
+    """Thresholds side by side, against one at a time written out plainly."""
+    config = replace(random_config(seed), n_heads=1, n_layers=1 + seed % 2, n_ctx=3)
+    made = problem(seed, config=config)
+    if per_position:
+        config = replace(config, n_layers=1, n_ctx=2)
+        made = problem(seed, per_position=True, config=config)
+    sizes = finish(Exact().score(made)).values.abs()[made.graph.is_edge]
+    sizes = sizes[sizes > 1e-6]  # not rounding error, which is another in every chunk
+    thresholds = [float(sizes.quantile(q)) for q in (0.3, 0.8)]
+    kept = finish(survivors(made, torch.tensor(thresholds, dtype=torch.float64)))
+    for threshold, ours in zip(thresholds, kept, strict=True):
+        expected = acdc_slowly(made, threshold)
+        names = {made.graph.name(tuple(place)) for place in ours.nonzero().tolist()}
+        assert names == expected and 0 < len(expected) < made.graph.n_edges
+    assert set(finish(acdc_circuit(made, threshold)).edges) == expected
+
+
+def acdc_slowly(made: Problem, threshold: float) -> set[str]:
+    """Algorithm 1 of Conmy et al. 2023 by names, one circuit at a time."""
+    graph = made.graph
+
+    def measure(edges: set[str]) -> float:
+        keep = torch.zeros(1, *graph.is_edge.shape).double()
+        for edge in edges:
+            keep[(0, *graph.index(edge))] = 1
+        return float(measure_circuits(made, keep).mean())
+
+    positions = [""] if graph.n_pos is None else [f"@{pos}" for pos in range(graph.n_pos)]
+    edges = set(graph.edges)
+    for reader in reversed(graph.readers):
+        for at in reversed(positions):
+            for writer in reversed(graph.writers):
+                edge = f"{writer}->{reader}{at}"
+                if edge in edges and abs(measure(edges - {edge}) - measure(edges)) < threshold:
+                    edges.remove(edge)
+    return edges
+
+
+def test_an_edge_scores_the_largest_threshold_it_survives() -> None:
+    made = problem(0, config=replace(random_config(0), n_heads=1))
+    scores = finish(Acdc(n_thresholds=5, lowest=0.01, highest=1.0).score(made))
+    none = torch.zeros(1, *made.graph.is_edge.shape).double()
+    whole = float((measure_circuits(made, none)[0] - made.base_metric).abs().mean())
+    thresholds = [whole * 10 ** (-2 + k / 2) for k in range(5)]  # by hand: 0.01 to 1, five points
+    left = [acdc_slowly(made, threshold) for threshold in thresholds]
+    for edge in made.graph.edges:
+        survived = [t for t, edges in zip(thresholds, left, strict=True) if edge in edges]
+        assert scores.of(edge) == pytest.approx(max(survived, default=0.0), rel=1e-12)
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(CircuitError, match="must be a positive number"):
+            finish(acdc_circuit(made, wrong))
+
+
+def test_hard_concrete_masks_have_the_distribution_of_the_paper() -> None:
+    """Shares of exact zeros and ones against equation 12, of which ones are the mirror image."""
+    generator, n = torch.Generator().manual_seed(0), 200_000
+    log_alpha = torch.tensor([-1.0, 0.0, 1.5]).double()
+    uniform = torch.rand(n, 3, generator=generator, dtype=torch.float64)
+    masks = hard_concrete(log_alpha, uniform, 2 / 3, 0.1)
+    assert masks.min() == 0 and masks.max() == 1
+    # Six standard errors of a share of 200,000 draws: 6 * 0.5 / sqrt(n) = 0.007.
+    assert_close((masks > 0).double().mean(0), not_zero(log_alpha, 2 / 3, 0.1), atol=0.007)
+    assert_close((masks == 1).double().mean(0), 1 - not_zero(-log_alpha, 2 / 3, 0.1), atol=0.007)
+    # By hand for log alpha = 0: sigmoid(-2/3 log(0.1/1.1)) = 1 / (1 + 11^(-2/3)) = 0.8318.
+    assert float(not_zero(log_alpha, 2 / 3, 0.1)[1]) == pytest.approx(0.83182, abs=1e-5)
+
+
+def test_gradients_flow_through_the_masks_between_0_and_1_only() -> None:
+    log_alpha = torch.zeros(3).double().requires_grad_()
+    uniform = torch.tensor([[1e-4, 0.4, 1 - 1e-4]], dtype=torch.float64)
+    masks = hard_concrete(log_alpha, uniform, 2 / 3, 0.1)
+    (gradient,) = torch.autograd.grad(masks.sum(), log_alpha)
+    # d/dx of 1.2 sigmoid(x / (2/3)) at the middle draw, where x = log(0.4 / 0.6).
+    soft = 1 / (1 + math.exp(-1.5 * math.log(0.4 / 0.6)))
+    assert_close(gradient, torch.tensor([0, 1.8 * soft * (1 - soft), 0], dtype=torch.float64))
+
+
+def test_learned_masks_find_a_planted_circuit() -> None:
+    """Every edge of the circuit above every other one: an AUROC of 1, where chance is 0.5."""
+    made, truth = planted_problem()
+    scores = finish(EdgeMasks(steps=40, lr=0.2).score(made, seed=1))
+    inside = torch.tensor([scores.of(edge) for edge in truth])
+    outside = torch.tensor([scores.of(edge) for edge in made.graph.edges if edge not in truth])
+    assert inside.min() > 0.9
+    assert outside.max() < inside.min()
+    assert outside.median() < 0.5
+
+
+def test_masks_learn_from_few_pairs_at_a_time() -> None:
+    made, truth = planted_problem()
+    scores = finish(EdgeMasks(batch=3, samples=2, steps=20, lr=0.2).score(made))
+    assert min(scores.of(edge) for edge in truth) > max(
+        scores.of(edge) for edge in made.graph.edges if edge not in truth
+    )
+
+
+def test_a_metric_of_some_pairs_is_that_of_all() -> None:
+    made = problem(2)
+    logits = forward(made.params, made.clean, made.config, positions=made.positions).logits
+    rows = torch.tensor([2, 0])
+    some = attribution.measure_rows(made, logits[rows][None], rows)
+    assert_close(some[0], made.metric(logits)[rows])
+
+
+def _add(shift: Tensor, head: int | None) -> Edit:
+    def add(written: Tensor) -> Tensor:
+        if head is None:
+            return written + shift
+        moved = written.clone()
+        moved[:, :, head] += shift
+        return moved
+
+    return add
+
+
+def _edited(made: Problem, edits: dict[str, Edit]) -> Tensor:
+    logits = forward(made.params, made.base, made.config, edits=edits).logits
+    return made.metric(logits[:, list(made.positions)])
