@@ -16,7 +16,7 @@ Evaluate on pairs that the circuit was not found on.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import einsum
@@ -30,6 +30,7 @@ from circuits.graph import Graph, component
 from circuits.mechanism import Progress
 from circuits.problem import Ablation, Direction, Problem
 from circuits.random_circuits import (
+    RandomKind,
     percentile_near_one,
     random_circuits,
     random_edges_outside,
@@ -391,7 +392,7 @@ def evaluate(
     The rule asks whether the network does what the metric wants at all; with `kl_divergence`,
     which wants only what the network does, it always does.
     """
-    kinds: tuple[Literal["uniform", "connected"], ...] = ("uniform", "connected")
+    kinds: tuple[RandomKind, ...] = ("uniform", "connected")
     drawn = [
         other
         for kind in kinds

@@ -175,8 +175,8 @@ class Sweep:
         except CircuitError as error:
             told["normalised_undefined"] = str(error)
         columns["low"], columns["high"] = self.interval(seed=seed) or (None, None)
-        columns["p"] = self.p_values(seed=seed)
-        columns["q"] = false_discovery_q(columns["p"])
+        p = self.p_values(seed=seed)
+        columns |= {"p": p, "q": false_discovery_q(p)}
         numbers = {
             name: [None] * self.mean.numel() if column is None else column.flatten().tolist()
             for name, column in columns.items()

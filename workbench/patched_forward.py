@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 

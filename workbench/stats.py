@@ -81,17 +81,16 @@ def bootstrap_mean(
     counts = torch.zeros(n_draws, n, dtype=flat.dtype)
     counts.scatter_add_(1, drawn, torch.ones((), dtype=flat.dtype).expand(n_draws, n))
     means = (centred @ counts.T / n).sort(-1).values  # of each cell, less its mean
-    normal = torch.distributions.Normal(0.0, 1.0)
     # A draw of every value once has the mean itself: a tie, whatever the rounding.
     tie = n * torch.finfo(flat.dtype).eps * centred.abs().mean(-1, keepdim=True)
     below = ((means < -tie).sum(-1) + (means <= tie).sum(-1)) / (2 * n_draws)
-    bias = normal.icdf(below.double().clamp(1 / (n_draws + 1), n_draws / (n_draws + 1)))
+    bias = torch.special.ndtri(below.double().clamp(1 / (n_draws + 1), n_draws / (n_draws + 1)))
     cubed, squared = centred.pow(3).sum(-1), centred.square().sum(-1)
     acceleration = torch.where(squared > 0, cubed / (6 * squared.pow(1.5)), 0.0)
     ends = []
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
         moved = bias + float(special.ndtri(tail))
-        at = normal.cdf(bias + moved / (1 - acceleration * moved))
+        at = torch.special.ndtr(bias + moved / (1 - acceleration * moved))
         ends.append(mean[:, 0] + _quantile(means, at))
     low, high = (end.reshape(values.shape[:-1]).to(values.dtype) for end in ends)
     return Bounds(low, high)
@@ -122,7 +121,7 @@ def sign_flip_p(
     # Equal sums may be added in another order: n roundings of at most the sum of the sizes.
     rounding = n * torch.finfo(flat.dtype).eps * flat.abs().sum(-1, keepdim=True)
     hits = torch.zeros(len(flat), dtype=torch.long)
-    for some in signs.double().split(1024):
+    for some in torch.split(signs.double(), 1024):
         hits += ((flat @ some.T).abs() >= observed - rounding).sum(-1)
     p = hits / len(signs) if exact else (hits + 1) / (n_draws + 1)
     return p.to(values.dtype).reshape(values.shape[:-1])

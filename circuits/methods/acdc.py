@@ -47,7 +47,9 @@ class Acdc(Method):
     ) -> Generator[Progress, None, Float[Tensor, "*pos writer reader"]]:
         spread = self.highest / self.lowest
         grid = torch.logspace(0, 1, self.n_thresholds, base=spread, dtype=torch.float64)
-        thresholds = grid.to(problem.base_metric) * self.lowest * _whole_change(problem)
+        change = change_without_edges(problem).abs().mean()
+        scale = torch.where(change > 0, change, torch.ones_like(change))
+        thresholds = grid.to(problem.base_metric) * self.lowest * scale
         kept = yield from survivors(problem, thresholds)
         by_cell = thresholds.view(-1, *[1] * (kept.ndim - 1))
         return (kept * by_cell).amax(0)
@@ -92,6 +94,14 @@ def sweep(graph: Graph) -> Sequence[tuple[int, ...]]:
     return sorted(places, key=lambda place: (place[-1], place[:-1]), reverse=True)
 
 
+def change_without_edges(problem: Problem) -> Float[Tensor, " batch"]:
+    """How the metric of each pair changes when all edges are removed; 0 within rounding error."""
+    none = torch.zeros(1, *problem.graph.is_edge.shape)
+    change = measure_circuits(problem, none)[0] - problem.base_metric
+    rounding = 100 * torch.finfo(change.dtype).eps * problem.base_metric.abs().clamp(min=1)
+    return torch.where(change.abs() > rounding, change, torch.zeros_like(change))
+
+
 def _writes_on(graph: Graph, kept: Tensor, place: tuple[int, ...]) -> Bool[Tensor, " cell"]:
     """Where what reads this edge still has an edge out, all of which the sweep has seen by now.
 
@@ -109,10 +119,3 @@ def _mean_metric(problem: Problem, kept: Tensor) -> Float[Tensor, " cell"]:
     keep = different.view(-1, *kept.shape[1:]).to(problem.patch.dtype)
     mean: Tensor = measure_circuits(problem, keep).mean(-1)[which]
     return mean
-
-
-def _whole_change(problem: Problem) -> Tensor:
-    """Mean size of the change when all edges are removed; 1 where there is none."""
-    none = torch.zeros(1, *problem.graph.is_edge.shape)
-    change = (measure_circuits(problem, none)[0] - problem.base_metric).abs().mean()
-    return torch.where(change > 0, change, torch.ones_like(change))

@@ -8,8 +8,9 @@ and edges by Bhaskar et al. 2024 (arXiv:2406.16778). What is minimised is
     mean (m(masked circuit) - m(base))^2 / mean (m(no edges) - m(base))^2
     + penalty * expected share of edges that are not 0
 
-over pairs and draws of the masks. Both terms are 1 at most where it matters, so one penalty does
-for every metric. The score of an edge is the probability that its mask is not 0.
+over pairs and draws of the masks. Both terms are shares, of what all edges do and of their number,
+so that one penalty does for every metric. The score of an edge is the probability that its mask is
+not 0.
 """
 
 import math
@@ -22,9 +23,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from circuits.edges import measure_circuits, run_circuits
+from circuits.edges import run_circuits
 from circuits.mechanism import Progress
 from circuits.method import Method, methods
+from circuits.methods.acdc import change_without_edges
 from circuits.methods.attribution import measure_rows
 from circuits.problem import Problem
 from workbench.errors import CircuitError
@@ -60,7 +62,8 @@ class EdgeMasks(Method):
         is_edge = problem.graph.is_edge.to(problem.base.device)
         log_alpha = torch.full_like(problem.patch[0, 0, 0, 0].expand(is_edge.shape), self.start)
         log_alpha.requires_grad_()
-        scale = _empty_distance(problem)
+        whole = change_without_edges(problem).square().mean()
+        scale = torch.where(whole > 0, whole, torch.ones_like(whole))
         optimiser = torch.optim.Adam([log_alpha], lr=self.lr)
         for step in range(self.steps):
             rows = torch.randperm(len(problem.base), generator=generator)[: self.batch]
@@ -116,10 +119,3 @@ def _distance(problem: Problem, masks: Tensor, rows: Int[Tensor, " row"]) -> Ten
     )
     change: Tensor = measure_rows(problem, logits, rows) - problem.base_metric[rows]
     return change.square().mean()
-
-
-def _empty_distance(problem: Problem) -> Tensor:
-    """Mean squared change of the metric where every edge is cut; 1 where there is none."""
-    none = torch.zeros(1, *problem.graph.is_edge.shape)
-    change = (measure_circuits(problem, none)[0] - problem.base_metric).square().mean()
-    return torch.where(change > 0, change, torch.ones_like(change))

@@ -10,9 +10,10 @@ all, and says why the construction expects it or that it does not.
 
 What an AUROC below 1 means here. In `or_gate` two paths are redundant: cutting one edge of the
 clean run changes nothing, so exact patching must miss both (it finds them the other way round, from
-the corrupted run). Gradients are another matter: Tracr's softmax is hard (scores 100 apart) and its
-step functions are steep, so first-order methods see next to nothing through queries, keys and
-numeric MLPs; they are approximations and are shown as they are.
+the corrupted run). Gradients are another matter. Tracr's softmax is hard (scores 100 apart) and its
+step functions rise within 1/100, so on the line between two inputs the gradient is zero almost
+everywhere and large in windows of 1/100 of the line or less: EAP, which looks at one point, sees
+nothing through such parts, and EAP-IG needs many points (STEPS; five are plenty elsewhere).
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 from rich.console import Console
 
 from apps.console import table
-from circuits.method import Scores, methods
+from circuits.method import Method, Scores, methods
 from circuits.problem import Ablation
 from tests.ground_truth.hand_built import planted
 from tests.ground_truth.scoring import GroundTruth, auroc, random_auroc
@@ -36,6 +37,8 @@ from workbench.progress import finish
 ABLATIONS: tuple[Ablation, ...] = ("resample", "zero")
 GOAL = 0.95
 """What exact patching and EAP-IG are to reach where the truth is unique."""
+STEPS = {"eap_ig_inputs": 1000, "eap_ig_activations": 100}
+"""Points on the line, for windows of 1/100 and less; the latter method has a line per writer."""
 NO_EFFECT = 1e-9
 """Effects of metrics of order 1 in float64: anything smaller is rounding."""
 
@@ -95,7 +98,7 @@ def row(truth: GroundTruth, ablation: Ablation, names: list[str]) -> dict[str, A
     for name in names:
         start = time.perf_counter()
         try:
-            scores = finish(methods.get(name)().score(truth.problem(ablation)))
+            scores = finish(method(name).score(truth.problem(ablation)))
         except WorkbenchError as error:
             found["auroc"][name] = None
             found["note"] = f"{found['note']} {name}: {error}".strip()
@@ -105,6 +108,13 @@ def row(truth: GroundTruth, ablation: Ablation, names: list[str]) -> dict[str, A
         if name == "exact":
             found["missed"] = missed(truth, ablation, scores)
     return found
+
+
+def method(name: str) -> Method:
+    """A method with its defaults, but for the points that Tracr's steps need."""
+    kind: Any = methods.get(name)
+    made: Method = kind(steps=STEPS[name]) if name in STEPS else kind()
+    return made
 
 
 def missed(truth: GroundTruth, ablation: Ablation, scores: Scores) -> list[str]:

@@ -25,13 +25,13 @@ from typing import Any
 os.environ.setdefault("TQDM_DISABLE", "1")  # before TransformerLens draws its bars
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from circuits.graph import Graph
 from circuits.method import methods
 from circuits.patching import sweep
 from circuits.problem import Problem
+from tests.bench.gpt2 import edge_name, gpt2
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
 from workbench.metrics import Metric
 from workbench.params import ModelConfig, Params, param_shapes
@@ -211,7 +211,7 @@ def matmul_speed(batch: int, device: torch.device) -> float:
 def attribution_times(device: torch.device, rounds: int, lens: bool) -> dict[str, Any]:
     """(b) EAP of every edge at every position, beside TransformerLens' edge attribution.
 
-    Its edges work on a wrapped GPT-2 only, so both run one (2 layers, 4 heads, width 64, ReLU).
+    Its edges work on a wrapped GPT-2 only, so both run one (2 layers, 4 heads, d_model 64, ReLU).
     It takes pair by pair, whatever their number, so it is timed on 8 of them.
     """
     config = ModelConfig(
@@ -226,7 +226,7 @@ def attribution_times(device: torch.device, rounds: int, lens: bool) -> dict[str
         normalization="LN",
         unembed_bias=False,
     )
-    model, params = gpt2(config) if lens else (None, random_params(config))
+    model, params = gpt2(config, device) if lens else (None, random_params(config))
     params = {name: tensor.to(device) for name, tensor in params.items()}
     problem = random_problem(config, EAP_PAIRS, device, params, per_position=True)
     eap = methods.get("eap")()
@@ -236,7 +236,6 @@ def attribution_times(device: torch.device, rounds: int, lens: bool) -> dict[str
         seconds, scores = timed(lambda: finish(eap.score(problem)), device)
         ours.append(seconds / EAP_PAIRS)
         if model is not None:
-            model = model.to(device)
             seconds, result = timed(lambda: lens_edges(model, problem, few), device)
             theirs.append(seconds / few)
     told: dict[str, Any] = {
@@ -269,68 +268,6 @@ def lens_edges(model: Any, problem: Problem, few: int) -> Any:
     return lens.attribution_patch(
         model, problem.clean[:few], problem.corrupted[:few], metric, config
     )
-
-
-def edge_name(writer: Any, reader: Any) -> str:
-    """An edge of TransformerLens in our names."""
-    return f"{node_name(writer)}->{node_name(reader)}@{reader.position}"
-
-
-def node_name(node: Any) -> str:
-    """A node of TransformerLens in our names."""
-    if node.kind in ("embed", "logits"):
-        return str(node.kind)
-    if node.kind in ("mlp_out", "mlp_in"):
-        return f"m{node.layer}"
-    head = f"a{node.layer}.h{node.head}"
-    return head if node.kind == "attn_head_out" else f"{head}<{node.kind[0]}>"
-
-
-def gpt2(config: ModelConfig) -> tuple[Any, Params]:
-    """A random GPT-2 in TransformerLens, and its weights in our names."""
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)  # transformers draws its weights from the global state
-    shape = GPT2Config(
-        n_layer=config.n_layers,
-        n_head=config.n_heads,
-        n_embd=config.d_model,
-        n_inner=config.d_mlp,
-        vocab_size=config.d_vocab,
-        n_positions=config.n_ctx,
-        activation_function=config.act_fn,
-        initializer_range=0.2,
-    )
-    module = GPT2LMHeadModel(shape).eval()
-    state, params = module.state_dict(), {}
-    params["embed.W_E"], params["pos_embed.W_pos"] = (
-        state[f"transformer.{name}.weight"] for name in ("wte", "wpe")
-    )
-    params["unembed.W_U"] = state["lm_head.weight"].T
-    norms = {"ln_final": "ln_f"}
-    for layer in range(config.n_layers):
-        there, here = f"transformer.h.{layer}", f"blocks.{layer}"
-        norms |= {f"{here}.ln1": f"h.{layer}.ln_1", f"{here}.ln2": f"h.{layer}.ln_2"}
-        weights = state[f"{there}.attn.c_attn.weight"].chunk(3, 1)
-        biases = state[f"{there}.attn.c_attn.bias"].chunk(3)
-        for letter, weight, bias in zip("QKV", weights, biases, strict=True):
-            by_head = {"head": config.n_heads}
-            params[f"{here}.attn.W_{letter}"] = rearrange(
-                weight, "d (head e) -> head d e", **by_head
-            )
-            params[f"{here}.attn.b_{letter}"] = rearrange(bias, "(head e) -> head e", **by_head)
-        out = state[f"{there}.attn.c_proj.weight"]
-        params[f"{here}.attn.W_O"] = rearrange(out, "(head e) d -> head e d", head=config.n_heads)
-        params[f"{here}.attn.b_O"] = state[f"{there}.attn.c_proj.bias"]
-        for ours, theirs in (("in", "c_fc"), ("out", "c_proj")):
-            params[f"{here}.mlp.W_{ours}"] = state[f"{there}.mlp.{theirs}.weight"]
-            params[f"{here}.mlp.b_{ours}"] = state[f"{there}.mlp.{theirs}.bias"]
-    for here, there in norms.items():
-        for ours, theirs in (("w", "weight"), ("b", "bias")):
-            params[f"{here}.{ours}"] = state[f"transformer.{there}.{theirs}"]
-    model = build_bridge_from_module(module, "GPT2LMHeadModel", hf_config=shape)
-    return model.eval(), {name: tensor.clone() for name, tensor in params.items()}
 
 
 def exact_times(device: torch.device, rounds: int) -> dict[str, Any]:

@@ -17,9 +17,15 @@ Under resample ablation a true edge must also carry something that differs betwe
 arrives through it, the reader's weights times the variable's values by the RASP interpreter, is
 not the same for all inputs of the length in use (for queries and keys the weights are those of
 their product: a selector that selects everything cannot tell keys apart). An edge that carries only
-`indices`, a length or `one` is not in the resample truth. Under zero ablation every read counts, save that the helpers of
-an Aggregate's queries and keys decide nothing while its selector selects something: edges that
-carry these alone are *undecided*.
+`indices`, a length or `one` is not in the resample truth.
+
+Under zero ablation every read counts, with two exceptions that the construction leaves without an
+effect; such edges are *undecided* rather than true:
+
+- the helpers of an Aggregate's queries and keys, which decide nothing while its selector selects
+  something: edges into its queries and keys that carry these alone;
+- the queries and keys of a SelectorWidth that selects everything: without them attention is
+  uniform, which is what they asked for. So for an edge that is the only one into them.
 """
 
 from collections.abc import Sequence
@@ -81,7 +87,8 @@ def derive_truth(made: Compiled, inputs: Sequence[Sequence[Any]]) -> list[dict[s
         if bool(through.any()):
             carried[edge] = through
     on_path = set(circuit_of(graph, carried).pruned().edges)
-    aggregates = _aggregate_heads(made, written)
+    aggregates, uniform = _aggregate_heads(made, written), _uniform_heads(made, written)
+    into = [edge.split("->")[1] for edge in carried]
     found = []
     for edge, through in carried.items():
         if edge not in on_path:
@@ -89,7 +96,9 @@ def derive_truth(made: Compiled, inputs: Sequence[Sequence[Any]]) -> list[dict[s
         reader = edge.split("->")[1]
         names = {variables[i] for i in through.nonzero()[:, 0].tolist()}
         arriving = values[..., through] @ _received(read, reader)[through]
-        helper = names <= HELPERS and component(reader) in aggregates and reader[-2] in "qk"
+        node, matching = component(reader), reader[-2] in "qk"
+        helper = matching and node in aggregates and names <= HELPERS
+        helper |= matching and node in uniform and into.count(reader) == 1
         found.append(
             {
                 "edge": edge,
@@ -213,7 +222,25 @@ def _aggregate_heads(made: Compiled, written: dict[str, Tensor]) -> set[str]:
         for label, node in made.rasp_graph.nodes.items()
         if isinstance(node[nodes.EXPR], rasp.Aggregate)
     ]
-    return {name for name, mask in written.items() if name[0] == "a" and _writes(made, mask, labels)}
+    return {
+        name for name, mask in written.items() if name[0] == "a" and _writes(made, mask, labels)
+    }
+
+
+def _uniform_heads(made: Compiled, written: dict[str, Tensor]) -> set[str]:
+    """Heads of those SelectorWidths that select every key for every query."""
+    nodes_of, labels = made.rasp_graph.nodes, []
+    for label, node in nodes_of.items():
+        if isinstance(node[nodes.EXPR], rasp.SelectorWidth):
+            selector = node[nodes.EXPR].selector
+            keys, queries = (
+                nodes_of[sop.label][nodes.VALUE_SET] for sop in (selector.keys, selector.queries)
+            )
+            if all(selector.predicate(key, query) for key in keys for query in queries):
+                labels.append(_width_direction(label))
+    return {
+        name for name, mask in written.items() if name[0] == "a" and _writes(made, mask, labels)
+    }
 
 
 def _check_against_graph(

@@ -4,23 +4,16 @@ All are float64 without LayerNorm. What no paragraph below mentions has weight z
 reads nothing. `planted()` gives all of them with their true edges.
 """
 
-import itertools
-import math
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from circuits.problem import Ablation
-from tests.ground_truth.scoring import GroundTruth, Truth
-from workbench.metrics import Metric, make_metric
-from workbench.params import ModelConfig, Params, check_params, param_shapes
-from workbench.transformer import forward
-
-HARD = 60.0
-"""A score so far above the rest that attention is on one position but for exp(-60)."""
-SOFT = 6.0
-"""A score that leaves some per cent of attention elsewhere, so that gradients are alive."""
+from tests.ground_truth.attention_networks import copy_head, induction
+from tests.ground_truth.building import look_by_position, make_ground_truth, zeros
+from tests.ground_truth.scoring import GroundTruth
+from workbench.metrics import Metric
+from workbench.params import ModelConfig, Params
 
 
 def planted() -> list[GroundTruth]:
@@ -60,7 +53,7 @@ def paper_network() -> GroundTruth:
     config = ModelConfig(
         n_layers=2, n_heads=1, d_model=5, d_head=1, d_mlp=1, d_vocab=4, d_vocab_out=2, n_ctx=2
     )
-    params = _zeros(config)
+    params = zeros(config)
     x, a, m, b, n = range(5)
     params["embed.W_E"][:, x] = torch.arange(4).double()
     for layer, (read, write) in enumerate(((x, a), (m, b))):
@@ -75,7 +68,7 @@ def paper_network() -> GroundTruth:
     params["unembed.W_U"][:, 0] = torch.tensor([1.0, 10, 100, 1000, 10000])
     edges = frozenset(PAPER_RESULTS["resample"])
     metric = Metric(name="logit_0", function=lambda logits: logits[..., 0, 0])
-    return _ground_truth(
+    return make_ground_truth(
         "paper_network",
         (params, config),
         (torch.tensor([[1, 2]]), torch.tensor([[3, 1]])),
@@ -136,7 +129,7 @@ def or_gate() -> GroundTruth:
         n_ctx=1,
         unembed_bias=True,
     )
-    params = _zeros(config)
+    params = zeros(config)
     params["embed.W_E"][1, 0] = 1
     params["blocks.0.attn.W_V"][:, 0, 0] = 1
     for head in (0, 1):
@@ -147,7 +140,7 @@ def or_gate() -> GroundTruth:
     params["unembed.W_U"][3, 1] = 1
     params["unembed.b_U"][0] = 0.5
     edges = frozenset(OR_EDGES)
-    return _ground_truth(
+    return make_ground_truth(
         "or_gate",
         (params, config),
         (torch.tensor([[1]]), torch.tensor([[0]])),
@@ -196,11 +189,28 @@ def carry_adder() -> GroundTruth:
         n_ctx=6,
         unembed_bias=True,
     )
+    params = _carry_params(config)
+    reads = {f"embed->a0.h{head}<v>" for head in range(4)}
+    reads |= {"a0.h0->m1", "a0.h1->m1", "a0.h2->m0", "a0.h3->m0", "m0->m1", "m1->logits"}
+    where = {f"pos_embed->a0.h{head}<{letter}>" for head in range(4) for letter in "qk"}
+    clean, corrupted = (addition_inputs(n=64, seed=seed) for seed in (0, 1))
+    return make_ground_truth(
+        "carry_adder",
+        (params, config),
+        (clean, corrupted),
+        (ONES, TENS),
+        (frozenset(reads), frozenset(reads | where)),
+        answers=(sum_digits(clean), sum_digits(corrupted)),
+    )
+
+
+def _carry_params(config: ModelConfig) -> Params:
+    """The weights, as the docstring of `carry_adder` has them."""
     d, s, low, c, r = range(5)
-    params = _zeros(config)
+    params = zeros(config)
     params["embed.W_E"][:10, d] = torch.arange(10).double()
     looks = ({ONES: 1, TENS: 0}, {ONES: 3, TENS: 2}, {ONES: ONES, TENS: 1}, {ONES: ONES, TENS: 3})
-    _look_by_position(params, config, 0, looks, first=5)
+    look_by_position(params, config, 0, looks, first=5)
     for head, write in enumerate((s, s, low, low)):
         params["blocks.0.attn.W_V"][head, d, 0] = 1
         params["blocks.0.attn.W_O"][head, 0, write] = 1
@@ -214,18 +224,7 @@ def carry_adder() -> GroundTruth:
     params["blocks.1.mlp.W_out"][2, r] = 1
     k = torch.arange(10).double()
     params["unembed.W_U"][r], params["unembed.b_U"][:] = 2 * k, -(k**2)
-    reads = {f"embed->a0.h{head}<v>" for head in range(4)}
-    reads |= {"a0.h0->m1", "a0.h1->m1", "a0.h2->m0", "a0.h3->m0", "m0->m1", "m1->logits"}
-    where = {f"pos_embed->a0.h{head}<{letter}>" for head in range(4) for letter in "qk"}
-    clean, corrupted = (addition_inputs(n=64, seed=seed) for seed in (0, 1))
-    return _ground_truth(
-        "carry_adder",
-        (params, config),
-        (clean, corrupted),
-        (ONES, TENS),
-        (frozenset(reads), frozenset(reads | where)),
-        answers=(sum_digits(clean), sum_digits(corrupted)),
-    )
+    return params
 
 
 def addition_inputs(*, n: int | None = None, seed: int = 0) -> Int[Tensor, "batch pos"]:
@@ -241,181 +240,3 @@ def sum_digits(tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch answer"]:
     """Ones and tens of the sum, by arithmetic on whole numbers."""
     a, b = 10 * tokens[:, 0] + tokens[:, 1], 10 * tokens[:, 2] + tokens[:, 3]
     return torch.stack([(a + b) % 10, (a + b) // 10 % 10], 1)
-
-
-def copy_head() -> GroundTruth:
-    """One head of two, attention only, copies the first of three tokens to the last position.
-
-    Attention is soft: scores of 6 against 0, so 1 / (1 + 2 exp(-6)) = 0.995 on the first position.
-    """
-    config = ModelConfig(
-        n_layers=1,
-        n_heads=2,
-        d_model=13,
-        d_head=5,
-        d_mlp=0,
-        d_vocab=5,
-        d_vocab_out=5,
-        n_ctx=3,
-    )
-    params = _zeros(config)
-    params["embed.W_E"][:, :5] = torch.eye(5)
-    _look_by_position(params, config, 0, ({2: 0},), first=10, score=SOFT)
-    _copy(params, 0, 0, 0, 5, 5)
-    params["unembed.W_U"][5:10] = torch.eye(5)
-    tokens = torch.cartesian_prod(*(torch.arange(5) for _ in range(3)))
-    pairs = tokens[None].expand(125, 125, 3), tokens[:, None].expand(125, 125, 3)
-    clean, corrupted = (side.reshape(-1, 3) for side in pairs)
-    differ = (clean[:, 0] != corrupted[:, 0]).nonzero()[:, 0]
-    chosen = differ[torch.randperm(len(differ), generator=torch.Generator().manual_seed(0))[:64]]
-    clean, corrupted = clean[chosen], corrupted[chosen]
-    reads = frozenset({"embed->a0.h0<v>", "a0.h0->logits"})
-    where = {"pos_embed->a0.h0<q>", "pos_embed->a0.h0<k>"}
-    return _ground_truth(
-        "copy_head",
-        (params, config),
-        (clean, corrupted),
-        (2,),
-        (reads, reads | where),
-        answers=(clean[:, :1], corrupted[:, :1]),
-    )
-
-
-START = 5
-"""The first token of every input of `induction`; it has no embedding."""
-
-
-def induction() -> GroundTruth:
-    """An induction circuit joined through queries, keys and values, each by a head of its own.
-
-    Input: START and five tokens, the last of which stood before; the answer is what followed it.
-    In block 0 head 0 writes the previous token, heads 1 and 2 their own token, each to directions
-    of their own. In block 1 head 0 asks with what head 1 wrote (Q) for what head 0 wrote (K) and
-    copies what head 2 wrote (V). Its attention is soft: a score of 6 on the match, 0 elsewhere.
-    """
-    words = 5
-    config = ModelConfig(
-        n_layers=2,
-        n_heads=3,
-        d_model=5 * words + 6,
-        d_head=6,
-        d_mlp=0,
-        d_vocab=words + 1,
-        d_vocab_out=words,
-        n_ctx=6,
-    )
-    params = _zeros(config)
-    token, previous, asked, copied, answer = (words * i for i in range(5))
-    params["embed.W_E"][:words, :words] = torch.eye(words)
-    before = {pos: max(pos - 1, 0) for pos in range(6)}
-    itself = {pos: pos for pos in range(6)}
-    _look_by_position(params, config, 0, (before, itself, itself), first=5 * words)
-    for head, write in enumerate((previous, asked, copied)):
-        _copy(params, 0, head, token, write, words)
-    sharp = SOFT * math.sqrt(config.d_head)
-    params["blocks.1.attn.W_Q"][0, asked : asked + words, :words] = sharp * torch.eye(words)
-    params["blocks.1.attn.W_K"][0, previous : previous + words, :words] = torch.eye(words)
-    _copy(params, 1, 0, copied, answer, words)
-    params["unembed.W_U"][answer:answer + words] = torch.eye(words)
-    reads = {f"embed->a0.h{head}<v>" for head in range(3)}
-    reads |= {"a0.h0->a1.h0<k>", "a0.h1->a1.h0<q>", "a0.h2->a1.h0<v>", "a1.h0->logits"}
-    where = {f"pos_embed->a0.h{head}<{letter}>" for head in range(3) for letter in "qk"}
-    inputs, answers = induction_inputs()
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    other = order.roll(1)
-    differ = (answers[order] != answers[other])[:, 0]
-    clean, corrupted = order[differ][:64], other[differ][:64]
-    return _ground_truth(
-        "induction",
-        (params, config),
-        (inputs[clean], inputs[corrupted]),
-        (5,),
-        (frozenset(reads), frozenset(reads | where)),
-        answers=(answers[clean], answers[corrupted]),
-    )
-
-
-def induction_inputs() -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch 1"]]:
-    """All 360 inputs of `induction`: four different tokens, then one of the first three again."""
-    rows = [
-        (START, *four, four[again], four[again + 1])
-        for four in itertools.permutations(range(5), 4)
-        for again in range(3)
-    ]
-    table = torch.tensor(rows)
-    return table[:, :-1], table[:, -1:]
-
-
-def _zeros(config: ModelConfig) -> Params:
-    return {
-        name: torch.zeros(shape, dtype=torch.float64)
-        for name, shape in param_shapes(config).items()
-    }
-
-
-def _look_by_position(
-    params: Params,
-    config: ModelConfig,
-    layer: int,
-    looks: tuple[dict[int, int], ...],
-    *,
-    first: int,
-    score: float = HARD,
-) -> None:
-    """One direction per position from `first` on, and heads that look from position to position."""
-    for pos in range(config.n_ctx):
-        params["pos_embed.W_pos"][pos, first + pos] = 1
-    for head, look in enumerate(looks):
-        for pos in range(config.n_ctx):
-            if pos < config.d_head:
-                params[f"blocks.{layer}.attn.W_K"][head, first + pos, pos] = 1
-        for query, key in look.items():
-            sharp = score * math.sqrt(config.d_head)
-            params[f"blocks.{layer}.attn.W_Q"][head, first + query, key] = sharp
-
-
-def _copy(params: Params, layer: int, head: int, read: int, write: int, width: int) -> None:
-    """A head that copies `width` directions from `read` on to those from `write` on."""
-    identity = torch.eye(width, dtype=torch.float64)
-    params[f"blocks.{layer}.attn.W_V"][head, read : read + width, :width] = identity
-    params[f"blocks.{layer}.attn.W_O"][head, :width, write : write + width] = identity
-
-
-def _ground_truth(
-    name: str,
-    network: tuple[Params, ModelConfig],
-    pairs: tuple[Tensor, Tensor],
-    positions: tuple[int, ...],
-    edges: tuple[frozenset[str], frozenset[str]],
-    *,
-    answers: tuple[Tensor, Tensor] | None = None,
-    metric: Metric | None = None,
-    note: str = "",
-) -> GroundTruth:
-    """With the logit difference where answers are given; `edges` under resample, then zero."""
-    params, config = network
-    check_params(params, config)
-    clean, corrupted = pairs
-    if answers is not None:
-        differ = (answers[0] != answers[1]).any(1)
-        clean, corrupted = clean[differ], corrupted[differ]
-        answer, wrong_answer = answers[0][differ], answers[1][differ]
-        metric = make_metric(
-            "logit_difference",
-            answer=answer,
-            wrong_answer=wrong_answer,
-            clean_logits=forward(params, clean, config, positions=positions).logits,
-            scored=answer != wrong_answer,
-        )
-    assert metric is not None
-    resample, zero = (Truth(edges=e, unique=not note, note=note) for e in edges)
-    return GroundTruth(
-        name=name,
-        params=params,
-        config=config,
-        clean=clean,
-        corrupted=corrupted,
-        positions=positions,
-        metrics={"resample": metric, "zero": metric},
-        truths={"resample": resample, "zero": zero},
-    )

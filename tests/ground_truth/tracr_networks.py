@@ -31,12 +31,12 @@ from workbench.params import ModelConfig, Params, check_params
 from workbench.transformer import forward
 
 FOLDER = Path(__file__).parent / "tracr"
-PAIRS = 48
+PAIRS = 32
 TOLERANCE = 1e-2
 """A number may differ from RASP's by this much: the selectors' softmax is not quite hard."""
 UNDECIDED = (
-    "edges that carry only the helpers of an Aggregate's selector: without effect while it "
-    "selects something"
+    "undecided: helpers of an Aggregate whose selector selects something, and queries and keys of "
+    "a SelectorWidth that selects everything (compile_graph)"
 )
 
 

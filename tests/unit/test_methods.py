@@ -302,6 +302,15 @@ def test_masks_learn_from_few_pairs_at_a_time() -> None:
     )
 
 
+def test_masks_of_equal_inputs_all_close() -> None:
+    """Nothing is lost by closing any mask, and each open one is penalised."""
+    made, _ = planted_problem()
+    same = replace(made, corrupted=made.clean)
+    values = finish(EdgeMasks(steps=10, lr=0.5).score(same)).values[made.graph.is_edge]
+    torch.testing.assert_close(values, values[0].expand_as(values), atol=1e-3, rtol=0)
+    assert values.max() < 0.6  # from 0.97 at first
+
+
 def test_a_metric_of_some_pairs_is_that_of_all() -> None:
     made = problem(2)
     logits = forward(made.params, made.clean, made.config, positions=made.positions).logits

@@ -96,8 +96,8 @@ def draws(n: int, seed: int = 0) -> torch.Tensor:
 def test_the_bootstrap_is_scipys_bca(n: int, confidence: float) -> None:
     """Ends are quantiles of 40,000 draws: their own error is a few hundredths of the spread.
 
-    0.06 standard errors held over all seeds tried (where draws are few enough to tie with the mean,
-    rounding decides in scipy, hence no smaller n). Without bias or acceleration it is off by up to 0.5.
+    0.06 standard errors held over all seeds tried (where draws often tie with the mean, rounding
+    decides in scipy, hence no smaller n). Without bias and acceleration it is off by up to 0.5.
     """
     values, n_draws = draws(n), 40_000
     low, high = bootstrap_mean(values, generator(), n_draws=n_draws, confidence=confidence)
@@ -132,7 +132,7 @@ def test_the_bootstrap_covers_as_often_as_it_says() -> None:
 def test_what_the_bootstrap_makes_of_equal_values_and_of_one() -> None:
     low, high = bootstrap_mean(torch.full((2, 3, 5), 0.25), generator())
     assert low.shape == (2, 3) and (low == 0.25).all() and (high == 0.25).all()
-    with pytest.raises(ValueError, match="1 values: .* at least two"):
+    with pytest.raises(ValueError, match=r"1 values: .* at least two"):
         bootstrap_mean(torch.ones(2, 1), generator())
 
 
