@@ -186,6 +186,7 @@ def show_circuit(document: dict[str, Any], drawing: str) -> None:
         f"{document['total_edges']} edges by {escape(document['method'])}: "
         f"{cell(document['verdict'])}, on {document['n']:,} {inputs}"
     )
+    console.print(escape(document["reason"]))
     names = ["faithfulness", "completeness", "minimality", "random_percentile", "random_mean"]
     console.print(table(names, [[document[name] for name in names]]))
     edges = sorted(document["edge_list"], key=lambda row: -abs(row["score"]))

@@ -28,7 +28,7 @@ from scipy import special
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.evaluate import measure_members
+from circuits.faithfulness import measure_members
 from circuits.mechanism import Progress
 from circuits.problem import Problem
 from circuits.random_circuits import inflate, random_circuits, single_edges

@@ -10,7 +10,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.methods.attribution import (
+from circuits.edge_attribution import (
     change_of_writers,
     hook_gradients,
     row_chunks,

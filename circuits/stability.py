@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.circuit import Selection, top_edges
-from circuits.evaluate import oriented
+from circuits.faithfulness import oriented
 from circuits.graph import Graph
 from circuits.mechanism import Progress
 from circuits.method import Method

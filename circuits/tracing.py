@@ -12,7 +12,8 @@ import torch
 
 from circuits.cells import Subject
 from circuits.circuit import Circuit, Selection, top_edges
-from circuits.evaluate import Evaluation, evaluate, oriented, smallest_circuit
+from circuits.evaluate import Evaluation, evaluate
+from circuits.faithfulness import oriented, smallest_circuit
 from circuits.mechanism import Progress
 from circuits.method import Scores, methods
 from circuits.problem import Ablation, Direction, Problem, make_problem

@@ -22,11 +22,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from circuits.edge_attribution import INPUTS, Course, attribute_edges, writing_hooks
 from circuits.graph import Graph
 from circuits.mechanism import Progress
 from circuits.method import Method, methods
-from circuits.methods.attribution import INPUTS, Course, attribute_edges, writing_hooks
-from circuits.methods.eap_ig_inputs import Rule, shares_on_line
+from circuits.methods.eap_ig import Rule, shares_on_line
 from circuits.problem import Problem
 
 
@@ -46,7 +46,7 @@ class EapIgActivations(Method):
 
     steps: Annotated[int, Field(ge=1)] = 5
     rule: Rule = "midpoint"
-    """As in `eap_ig_inputs`."""
+    """As in `eap_ig`."""
 
     def _score(
         self, problem: Problem, seed: int

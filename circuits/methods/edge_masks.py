@@ -23,11 +23,11 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from circuits.edge_attribution import measure_rows
 from circuits.edges import run_circuits
 from circuits.mechanism import Progress
 from circuits.method import Method, methods
 from circuits.methods.acdc import change_without_edges
-from circuits.methods.attribution import measure_rows
 from circuits.problem import Problem
 from workbench.errors import CircuitError
 

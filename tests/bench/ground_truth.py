@@ -37,7 +37,7 @@ from workbench.progress import finish
 ABLATIONS: tuple[Ablation, ...] = ("resample", "zero")
 GOAL = 0.95
 """What exact patching and EAP-IG are to reach where the truth is unique."""
-STEPS = {"eap_ig_inputs": 1000, "eap_ig_activations": 100}
+STEPS = {"eap_ig": 1000, "eap_ig_activations": 100}
 """Points on the line, for windows of 1/100 and less; the latter method has a line per writer."""
 NO_EFFECT = 1e-9
 """Effects of metrics of order 1 in float64: anything smaller is rounding."""

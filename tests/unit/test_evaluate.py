@@ -12,21 +12,18 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, circuit_of, top_edges
 from circuits.edges import measure_circuits
-from circuits.evaluate import (
-    Evaluation,
+from circuits.evaluate import Evaluation, evaluate, judge
+from circuits.faithfulness import (
     FaithfulnessCurve,
     cmd,
-    completeness,
     cpr,
-    evaluate,
     faithfulness,
     faithfulness_curve,
-    judge,
-    minimality,
     oriented,
     smallest_circuit,
 )
 from circuits.graph import Graph
+from circuits.knockouts import completeness, minimality
 from circuits.method import methods
 from circuits.problem import ABLATIONS, Problem
 from circuits.random_circuits import percentile_near_one, random_circuits, random_edges_outside
@@ -427,16 +424,16 @@ def test_nothing_is_supported_on_an_untrained_network(seed: int) -> None:
 
 
 def test_the_verdict_follows_its_rule() -> None:
-    assert judge(0.91, 99.0, 95.0, gap_share=1.0, n=20) == "supported"
-    assert judge(1.09, 99.0, 95.0, gap_share=0.9, n=20) == "supported"
+    assert judge(0.91, 99.0, 95.0, gap_share=1.0, n=20)[0] == "supported"
+    assert judge(1.09, 99.0, 95.0, gap_share=0.9, n=20)[0] == "supported"
     for wrong in (
-        judge(0.89, 99.0, 95.0, gap_share=1.0, n=20),
-        judge(1.11, 99.0, 95.0, gap_share=1.0, n=20),
-        judge(0.91, 98.9, 95.0, gap_share=1.0, n=20),
-        judge(0.91, 99.0, 94.9, gap_share=1.0, n=20),
-        judge(0.91, 99.0, 95.0, gap_share=0.89, n=100),
+        judge(0.89, 99.0, 95.0, gap_share=1.0, n=20)[0],
+        judge(1.11, 99.0, 95.0, gap_share=1.0, n=20)[0],
+        judge(0.91, 98.9, 95.0, gap_share=1.0, n=20)[0],
+        judge(0.91, 99.0, 94.9, gap_share=1.0, n=20)[0],
+        judge(0.91, 99.0, 95.0, gap_share=0.89, n=100)[0],
         # 7 of 7 pairs: 2 / 2^7 = 0.016 by chance; 8 of 8: 0.008.
-        judge(0.91, 99.0, 95.0, gap_share=1.0, n=7),
+        judge(0.91, 99.0, 95.0, gap_share=1.0, n=7)[0],
     ):
         assert wrong == "not supported"
-    assert judge(0.91, 99.0, 95.0, gap_share=1.0, n=8) == "supported"
+    assert judge(0.91, 99.0, 95.0, gap_share=1.0, n=8)[0] == "supported"

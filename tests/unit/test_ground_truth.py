@@ -214,10 +214,10 @@ def test_there_are_programs_enough_and_two_with_numbers() -> None:
 def test_reverse_on_inputs_reversed_here() -> None:
     fixture = load_fixture("reverse")
     words, answers = fixture.record["vocabulary"], fixture.record["answers"]
-    for given in itertools.product("abc", repeat=4):
-        tokens = torch.tensor([[words.index(w) for w in ("compiler_bos", *given)]])
-        output = [answers[int(i)] for i in fixture.output(tokens)[0]]
-        assert output == [*reversed(given)]
+    inputs = list(itertools.product("abc", repeat=4))
+    tokens = torch.tensor([[words.index(w) for w in ("compiler_bos", *x)] for x in inputs])
+    outputs = [[answers[int(i)] for i in row] for row in fixture.output(tokens)]
+    assert outputs == [[*reversed(given)] for given in inputs]
 
 
 @pytest.mark.parametrize("name", fixture_names())
@@ -276,7 +276,7 @@ def test_exact_patching_recovers_what_was_planted(name: str, ablation: Ablation)
 def test_integrated_gradients_recover_what_was_planted(name: str, ablation: Ablation) -> None:
     """Tracr's steps rise within 1/100 of the line between two inputs: 300 points see them."""
     truth, steps = named(name), 300 if name in fixture_names() else 5
-    method = methods.get("eap_ig_inputs")(steps=steps)  # type: ignore[call-arg]
+    method = methods.get("eap_ig")(steps=steps)  # type: ignore[call-arg]
     scores = finish(method.score(truth.problem(ablation)))
     assert auroc(truth, ablation, scores.values) >= 0.95
 

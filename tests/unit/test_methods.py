@@ -15,8 +15,8 @@ from circuits.method import methods
 from circuits.methods import attribution
 from circuits.methods.acdc import Acdc, acdc_circuit, survivors
 from circuits.methods.eap import Eap
+from circuits.methods.eap_ig import EapIg, shares_on_line
 from circuits.methods.eap_ig_activations import EapIgActivations, writer_groups
-from circuits.methods.eap_ig_inputs import EapIgInputs, shares_on_line
 from circuits.methods.edge_masks import EdgeMasks, hard_concrete, not_zero
 from circuits.methods.exact import Exact
 from circuits.node_attribution import node_attribution
@@ -29,7 +29,7 @@ from workbench.metrics import Metric, accuracy
 from workbench.progress import finish
 from workbench.transformer import Edit, forward
 
-GRADIENT_METHODS = ("eap", "eap_ig_inputs", "eap_ig_activations")
+GRADIENT_METHODS = ("eap", "eap_ig", "eap_ig_activations")
 
 
 def assert_close(ours: Tensor, expected: Tensor, atol: float = 1e-10) -> None:
@@ -113,7 +113,7 @@ def test_integrating_over_inputs_is_complete_and_converges(seed: int, per_positi
     gap = (made.other_metric - made.base_metric).mean()
     error = {
         (rule, steps): abs(
-            float(finish(EapIgInputs(steps=steps, rule=rule).score(made)).values[..., :2, :].sum())
+            float(finish(EapIg(steps=steps, rule=rule).score(made)).values[..., :2, :].sum())
             - float(gap)
         )
         for rule in ("left", "midpoint")
@@ -130,7 +130,7 @@ def test_the_published_points_converge_with_first_order(seed: int) -> None:
     made = smooth(seed)
     gap = float((made.other_metric - made.base_metric).mean())
     errors = [
-        abs(float(finish(EapIgInputs(steps=n, rule="left").score(made)).values[:2].sum()) - gap)
+        abs(float(finish(EapIg(steps=n, rule="left").score(made)).values[:2].sum()) - gap)
         for n in (32, 64)
     ]
     assert 1.9 < errors[0] / errors[1] < 2.1
@@ -145,7 +145,7 @@ def test_the_points_of_both_rules() -> None:
 def test_one_left_point_is_the_gradient_at_the_other_input(seed: int) -> None:
     """Moved all the way, the run is the other one: minus EAP of the opposite direction."""
     made = problem(seed)
-    ours = finish(EapIgInputs(steps=1, rule="left").score(made)).values
+    ours = finish(EapIg(steps=1, rule="left").score(made)).values
     assert_close(ours, -finish(Eap().score(replace(made, direction="denoising"))).values)
 
 

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from circuits.edge_attribution import INPUTS, Course, attribute_edges
 from circuits.mechanism import Progress
 from circuits.method import Method, methods
-from circuits.methods.attribution import INPUTS, Course, attribute_edges
 from circuits.problem import Problem
 
 Rule = Literal["left", "midpoint"]
@@ -39,12 +39,12 @@ def shares_on_line(steps: int, rule: Rule) -> list[float]:
     return [(k + 0.5) / steps for k in range(steps)]
 
 
-@methods.register("eap_ig_inputs")
+@methods.register("eap_ig")
 @dataclass(frozen=True, kw_only=True)
-class EapIgInputs(Method):
+class EapIg(Method):
     """As `eap`, with the mean gradient over inputs between base and patch."""
 
-    name: ClassVar[str] = "eap_ig_inputs"
+    name: ClassVar[str] = "eap_ig"
     summary: ClassVar[str] = "EAP with gradients integrated over the inputs (Hanna 2024)"
 
     steps: Annotated[int, Field(ge=1)] = 5

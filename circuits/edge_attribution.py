@@ -11,7 +11,7 @@ the same shares of patch - base, and everything after them follows. All points o
 into the batch axis, so that one forward and one backward pass serve them; pairs are taken in
 chunks that fit a memory budget.
 
-This file registers no method: `eap`, `eap_ig_inputs` and `eap_ig_activations` do.
+This file registers no method: `eap`, `eap_ig` and `eap_ig_activations` do.
 """
 
 from collections.abc import Generator, Sequence
