@@ -76,6 +76,10 @@ class Recipe:
     scaled up (Srivastava et al. 2014). Spreads each function over many neurons."""
     label_smoothing: Schedule = ((0, 0.0),)
     """Share of the target spread evenly over all outputs."""
+    evenness: Schedule = ((0, 0.0),)
+    """Weight of a penalty on answering some inputs more surely than others: the variance, over a
+    step's inputs, of the right answer's logit above the mean logit. What was memorised is sure of
+    single inputs; one function for all of them is as sure of each."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
     eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-8
@@ -107,6 +111,7 @@ class Recipe:
         highest = {
             "lr": math.inf,
             "weight_decay": math.inf,
+            "evenness": math.inf,
             "label_smoothing": 1.0,
             "neuron_dropout": 0.99,
         }
@@ -141,16 +146,19 @@ def kept_steps(recipe: Recipe) -> list[int]:
 
 
 MODULAR = Recipe(
-    steps=420,
-    lr=((0, 0.0), (10, 0.01), (360, 0.01), (400, 0.001)),
-    weight_decay=((0, 4.0), (220, 4.0), (240, 3.0)),
+    steps=480,
+    batch_size=1024,
+    lr=((0, 0.0), (10, 0.01), (320, 0.01), (380, 0.003), (440, 0.003), (480, 0.001)),
+    weight_decay=((0, 2.0),),
     beta2=0.95,
-    label_smoothing=((0, 0.05), (220, 0.05), (240, 0.01)),
-    neuron_dropout=((0, 0.0), (220, 0.0), (240, 0.05)),
+    label_smoothing=((0, 0.03), (220, 0.03), (260, 0.0)),
+    evenness=((0, 0.0), (100, 0.0), (160, 0.02)),
+    neuron_dropout=((0, 0.0), (200, 0.0), (240, 0.05)),
     average=0.9,
+    evaluate_every=20,
 )
-"""Grok under strong decay, which forgets what was memorised, while label smoothing keeps several
-frequencies alive; then mend the last mistakes with little smoothing; then settle."""
+"""Grok under decay, while label smoothing keeps several frequencies alive; evenness and a little
+neuron dropout then clear away what was memorised, before the learning rate falls."""
 MODULAR_DIFFERENCE = replace(
     MODULAR,
     steps=900,

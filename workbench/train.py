@@ -193,6 +193,15 @@ def exact_loss(
     return flat.view(answers.shape)
 
 
+def unevenness(
+    logits: Float[Tensor, "seed batch answer d_vocab_out"],
+    answers: Int[Tensor, "seed batch answer"],
+) -> Float[Tensor, " seed"]:
+    """Variance over inputs of the right answer's logit above the mean logit, in nats squared."""
+    sure = logits.gather(-1, answers[..., None])[..., 0] - logits.mean(-1)
+    return sure.var(1, correction=0).mean(-1)
+
+
 def _initial_state(
     config: ModelConfig, recipe: Recipe, seeds: Sequence[int], device: torch.device
 ) -> State:
@@ -228,12 +237,15 @@ def _step(
     """One AdamW step of every seed, in place."""
     gradient = torch.empty_like(state.weights)
     smoothing, share = at(recipe.label_smoothing, step), at(recipe.neuron_dropout, step)
+    uneven = at(recipe.evenness, step)
     for start in range(0, len(state.weights), size):
         rows = slice(start, start + size)
         leaf = state.weights[rows].detach().requires_grad_()
         params = _with_dropout(unflatten(leaf, config), config, share, seeds[rows], step)
         logits = _answer_logits(params, config, task, batch.tokens[rows])
         loss = exact_loss(logits, batch.answers[rows], smoothing).mean((1, 2))
+        if uneven:
+            loss = loss + uneven * unevenness(logits, batch.answers[rows])
         gradient[rows] = torch.autograd.grad(loss.sum(), leaf)[0]
     adamw(state, gradient, recipe, step)
     if recipe.average == 0:

@@ -35,6 +35,7 @@ from workbench.train import (
     fit,
     flatten_params,
     grokking_step,
+    unevenness,
     unflatten,
 )
 from workbench.transformer import forward
@@ -96,6 +97,15 @@ def test_the_loss_is_torchs_and_the_formulas(smoothing: float) -> None:
         by_hand = sum(-q * (x - math.log(total)) for q, x in zip(shares, given, strict=True))
         assert loss[at].item() == pytest.approx(theirs.item(), abs=1e-12)
         assert loss[at].item() == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_unevenness_by_hand() -> None:
+    """Right answers 2 and 1 above the mean logit on two inputs: variance 1/4 around 3/2."""
+    logits = torch.tensor([[[[3.0, 0.0, 0.0]], [[0.0, 5.0, 7.0]]]])
+    answers = torch.tensor([[[0], [1]]])
+    torch.testing.assert_close(unevenness(logits, answers), torch.tensor([0.25]))
+    assert unevenness(logits + 10, answers) == unevenness(logits, answers)
+    assert unevenness(logits[:, :1], answers[:, :1]) == 0
 
 
 def test_the_loss_of_equal_logits_is_the_log_of_their_number() -> None:
