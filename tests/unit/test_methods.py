@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from circuits import edge_attribution
 from circuits.edges import measure_circuits
 from circuits.method import methods
-from circuits.methods import attribution
 from circuits.methods.acdc import Acdc, acdc_circuit, survivors
 from circuits.methods.eap import Eap
 from circuits.methods.eap_ig import EapIg, shares_on_line
@@ -91,9 +91,9 @@ def test_node_attribution_is_the_derivative_of_moving_a_writer(seed: int) -> Non
     """Per pair, against finite differences of a forward pass with one edit."""
     made = problem(seed, per_position=True)
     nodes = node_attribution(made)
-    change = attribution.change_of_writers(made, torch.arange(3))
+    change = edge_attribution.change_of_writers(made, torch.arange(3))
     step = 1e-5
-    for writing in attribution.writing_hooks(made.graph):
+    for writing in edge_attribution.writing_hooks(made.graph):
         for head in range(writing.count):
             writer, pos, ends = writing.start + head, seed % made.config.n_ctx, []
             for sign in (1, -1):
@@ -155,8 +155,8 @@ def test_integrating_over_activations_is_complete_for_every_group(seed: int, abl
     """The edges out of a group sum to what patching that group alone does."""
     made = replace(smooth(seed), ablation=ablation)
     values = finish(EapIgActivations(steps=64).score(made)).values
-    change = attribution.change_of_writers(made, torch.arange(3))
-    hooks = attribution.writing_hooks(made.graph)
+    change = edge_attribution.change_of_writers(made, torch.arange(3))
+    hooks = edge_attribution.writing_hooks(made.graph)
     assert [w for group in writer_groups(made.graph) for w in group] == list(range(len(change)))
     for group in writer_groups(made.graph):
         edits: dict[str, Edit] = {}
@@ -187,8 +187,8 @@ def test_chunks_of_pairs_change_nothing(
     made = problem(5, per_position=per_position)
     expected = finish(methods.get(method)().score(made)).values
     nodes = node_attribution(made)
-    monkeypatch.setattr(attribution, "CPU_BUDGET", 1)
-    assert [len(rows) for rows in attribution.row_chunks(made, n_cells=1)] == [1, 1, 1]
+    monkeypatch.setattr(edge_attribution, "CPU_BUDGET", 1)
+    assert [len(rows) for rows in edge_attribution.row_chunks(made, n_cells=1)] == [1, 1, 1]
     assert_close(finish(methods.get(method)().score(made)).values, expected)
     assert_close(node_attribution(made), nodes)
 
@@ -315,7 +315,7 @@ def test_a_metric_of_some_pairs_is_that_of_all() -> None:
     made = problem(2)
     logits = forward(made.params, made.clean, made.config, positions=made.positions).logits
     rows = torch.tensor([2, 0])
-    some = attribution.measure_rows(made, logits[rows][None], rows)
+    some = edge_attribution.measure_rows(made, logits[rows][None], rows)
     assert_close(some[0], made.metric(logits)[rows])
 
 

@@ -16,13 +16,17 @@ def blocks(language: str) -> list[str]:
 def test_the_example_runs_and_identifies_its_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = blocks("python")
+    example, circuits = blocks("python")
     assert len(example.strip().splitlines()) <= 18
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("identified (")
     assert printed[-1] == "['19']"  # 37 + 41 = 78 = 59 + 19
+    exec(compile(circuits, "README.md", "exec"), names)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("supported (") and "m0->logits" in said
 
 
 def test_there_are_two_commands_and_the_second_runs_the_tests() -> None:
