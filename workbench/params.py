@@ -77,11 +77,18 @@ def n_params(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in param_shapes(config).values())
 
 
-def init_params(config: ModelConfig, generator: torch.Generator, *, scale: float = 1.0) -> Params:
+def init_params(
+    config: ModelConfig,
+    generator: torch.Generator,
+    *,
+    scale: float = 1.0,
+    query_key_scale: float = 1.0,
+) -> Params:
     """Fresh parameters: matrices Gaussian of standard deviation scale / sqrt(d_model).
 
-    Biases start at zero and LayerNorm at the identity. Drawn on the CPU in float32, in the
-    order of `param_shapes`, so that a seed means the same network on every device.
+    W_Q and W_K are multiplied by `query_key_scale` besides. Biases start at zero and LayerNorm at
+    the identity. Drawn on the CPU in float32, in the order of `param_shapes`, so that a seed means
+    the same network on every device.
     """
     std = scale / math.sqrt(config.d_model)
     params: Params = {}
@@ -92,7 +99,8 @@ def init_params(config: ModelConfig, generator: torch.Generator, *, scale: float
         elif leaf.startswith("b"):
             params[name] = torch.zeros(shape)
         else:
-            params[name] = torch.randn(shape, generator=generator) * std
+            factor = query_key_scale if leaf in ("W_Q", "W_K") else 1.0
+            params[name] = torch.randn(shape, generator=generator) * (std * factor)
     return params
 
 

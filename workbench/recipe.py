@@ -87,6 +87,9 @@ class Recipe:
     """Decay of the exponential average of the weights that is evaluated and kept; 0 for none."""
     init_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Initial standard deviation of every matrix, times sqrt(d_model)."""
+    query_key_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """W_Q and W_K start this much larger. Small ones look at all positions alike, and a network
+    that does cannot tell a - b from b - a."""
     train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Inputs per step; None for all training inputs at once."""
@@ -154,6 +157,7 @@ MODULAR = Recipe(
     label_smoothing=((0, 0.03), (220, 0.03), (260, 0.0)),
     evenness=((0, 0.0), (100, 0.0), (160, 0.02)),
     neuron_dropout=((0, 0.0), (200, 0.0), (240, 0.05)),
+    query_key_scale=3.0,
     average=0.9,
     evaluate_every=20,
 )

@@ -208,7 +208,9 @@ def _initial_state(
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        params = init_params(config, generator, scale=recipe.init_scale)
+        params = init_params(
+            config, generator, scale=recipe.init_scale, query_key_scale=recipe.query_key_scale
+        )
         rows.append(flatten_params(params, config))
     weights = torch.stack(rows).to(device)
     zeros = torch.zeros_like(weights)

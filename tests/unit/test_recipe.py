@@ -5,11 +5,12 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from tests.contract.task_cases import every_task
 from workbench import config
 from workbench.errors import ConfigError, UnknownName
-from workbench.params import n_params
+from workbench.params import init_params, n_params
 from workbench.recipe import (
     RECIPES,
     Recipe,
@@ -238,3 +239,14 @@ def test_training_that_cannot_begin_says_what_to_set() -> None:
         assert complaint == f"model {key} = 2: modular_addition-p113 needs at least {needed}"
     assert "too many for one batch; set batch_size=" in refused(digits, batch_size="none")
     assert "did you mean 'carry_heavy'? known" in refused(digits, enriched="carry_heavi")
+
+
+def test_query_key_scale_touches_those_two_alone() -> None:
+    model = default_model(make_task("modular_addition", {"p": 7}))
+    plain, scaled = (
+        init_params(model, torch.Generator().manual_seed(0), query_key_scale=scale)
+        for scale in (1.0, 3.0)
+    )
+    for name, tensor in plain.items():
+        factor = 3.0 if name.endswith(("W_Q", "W_K")) else 1.0
+        torch.testing.assert_close(scaled[name], factor * tensor)
