@@ -97,7 +97,7 @@ def hook_gradients(
     """
     n_cells = share.shape[0]
     tokens = repeat(problem.base[rows], "row pos -> (cell row) pos", cell=n_cells)
-    edits = dict.fromkeys(hooks, _apart) | _moves(problem.graph, change, share)
+    edits = _moves(problem.graph, change, share)
     with torch.enable_grad():
         run = forward(problem.params, tokens, problem.config, taps=hooks, edits=edits)
         logits = run.logits[:, list(problem.positions)]
@@ -210,12 +210,6 @@ def _moves(graph: Graph, change: Tensor, share: Tensor) -> dict[str, Edit]:
             shift = shift if writing.split else shift[..., 0, :]
         edits[writing.hook] = _move(shift, recorded=writing.start in INPUTS)
     return edits
-
-
-def _apart(activation: Tensor) -> Tensor:
-    """The same values as a tensor of their own: what an MLP reads is otherwise the residual stream
-    itself, whose gradient is that of all later readers too."""
-    return activation.view_as(activation)
 
 
 def _move(shift: Tensor | None, *, recorded: bool) -> Edit:

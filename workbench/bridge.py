@@ -10,8 +10,9 @@ Where the two differ, on a natively booted model (TransformerLens 4.3):
   there, and its `hook_attn_scores` fires late and holds the pattern. Ours hold what they say.
   Every other name of `workbench.transformer.hook_names` is there with the same activation in the
   same layout.
-- An edit at its `hook_resid_mid` reaches the MLP alone, not the residual stream; ours reaches
-  both. Edits at every other shared name do the same on both sides.
+- An edit at its `hook_resid_mid` that returns a copy reaches the MLP alone, not the residual
+  stream (one that writes in place, as TransformerLens' own patching does, reaches both); ours
+  reaches both. Edits at every other shared name do the same on both sides.
 - A bias that our network lacks is there as zeros, frozen (`requires_grad = False`), so that
   training the bridge keeps the network's shape. `from_bridge` reads it as absent again.
 """

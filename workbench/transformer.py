@@ -186,7 +186,8 @@ def _block(
     residual = residual + _attention(run, layer, scores, v, queries)
     if run.config.d_mlp:
         residual = run.at(f"{name}.hook_resid_mid", residual)
-        residual = residual + _mlp(run, layer, run.at(f"{name}.hook_mlp_in", residual))
+        read = residual.view_as(residual)  # a tensor of its own: its gradient is the MLP's alone
+        residual = residual + _mlp(run, layer, run.at(f"{name}.hook_mlp_in", read))
     return run.at(f"{name}.hook_resid_post", residual)
 
 
