@@ -23,6 +23,7 @@ from torch import Tensor
 
 from workbench import layers
 from workbench.cell_plan import Sources, Unpatched, make_plan, patched
+from workbench.errors import HookError
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET, Cell, Chunk
 from workbench.params import ModelConfig, Params
 from workbench.transformer import hook_names, unembed
@@ -118,11 +119,13 @@ class _Chunk:
         self.params, self.config = base.params, base.config
         self.n_cells, self.n_pos = len(cells), base.n_pos
         self.plan = make_plan(cells, base)
+        self.fired: set[str] = set()
 
     def _at(self, hook: str, rows: Rows) -> Rows:
         """Pass rows through a hook: those patched there join them."""
         if hook not in self.plan:
             return rows
+        self.fired.add(hook)
         base = self.base.rows(hook)
         for round in self.plan[hook]:
             slots = _union(rows.slots, round.slots)
@@ -157,6 +160,8 @@ class _Chunk:
         for layer in range(self.config.n_layers):
             if len(residual.slots) or self._touches(layer):
                 residual = self._block(layer, residual)
+        if silent := sorted(self.plan.keys() - self.fired):
+            raise HookError(f"no forward pass came by {', '.join(silent)}; its patch did nothing")
         return self._unembed(residual)
 
     def _none(self, hook: str) -> Rows:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.intervention_oracle import intervene_slowly
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
+from workbench import patched_forward
 from workbench.errors import ConfigError, HookError, PairError
 from workbench.intervene import (
     Cell,
@@ -237,3 +238,22 @@ def test_patching_in_what_is_already_there_changes_nothing() -> None:
     logits = intervene(params, tokens, CONFIG, cells, other=tokens)
     plain = forward(params, tokens, CONFIG).logits
     assert_close(logits, plain.expand_as(logits))
+
+
+def test_a_hook_that_never_fires_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a mistake of ours would have it: a block that does not pass one of its hooks."""
+    block = patched_forward._Chunk._mlp
+
+    def without_mlp_pre(self: object, layer: int, read: object) -> object:
+        self.plan, plan = {}, self.plan  # type: ignore[attr-defined]
+        written = block(self, layer, read)  # type: ignore[arg-type]
+        self.plan = plan  # type: ignore[attr-defined]
+        return written
+
+    monkeypatch.setattr(patched_forward._Chunk, "_mlp", without_mlp_pre)
+    params, tokens = random_params(CONFIG, 0), torch.tensor([[0, 1, 2]])
+    cells: list[Cell] = [
+        (Intervention(site=Site(hook="blocks.0.mlp.hook_pre"), source=Zero()),),
+    ]
+    with pytest.raises(HookError, match=r"came by blocks\.0\.mlp\.hook_pre"):
+        intervene(params, tokens, CONFIG, cells)
