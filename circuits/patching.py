@@ -30,6 +30,7 @@ from circuits.mechanism import Progress
 from circuits.problem import Ablation, Direction, Problem
 from circuits.sweep_sites import sweep_grid
 from workbench.errors import CircuitError
+from workbench.finding import Interval
 from workbench.intervene import intervene_in_chunks
 from workbench.stats import (
     Bounds,
@@ -38,6 +39,11 @@ from workbench.stats import (
     mean_interval,
     sign_flip_p,
 )
+
+FEWEST_PAIRS = 8
+"""With fewer pairs no part is named the strongest: each half would hold less than four."""
+SIGNIFICANT = 0.05
+"""False discovery rate below which an effect counts."""
 
 
 def sweep(
@@ -197,3 +203,72 @@ class Sweep:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strongest:
+    """The part with the largest effect, chosen on half of the pairs and measured on the others.
+
+    Effects are signed as the part's mean effect on the choosing half is, so that positive means
+    the same way as there. Intervals are 95 % (bootstrap over pairs).
+    """
+
+    winner: dict[str, int]
+    """Its index along each axis, such as `{"layer": 1, "head": 0}`."""
+    runner_up: dict[str, int]
+    """The part that came second where the winner was chosen."""
+    sign: int
+    """1 where patching the winner raises the metric, -1 where it lowers it."""
+    n: int
+    """How many pairs it was measured on."""
+    n_chosen_on: int
+    effect: float
+    interval: Interval
+    runner_up_effect: float
+    runner_up_interval: Interval
+    lead: float
+    """Mean of the winner's effect minus the runner-up's, pair by pair."""
+    lead_interval: Interval
+    q: float
+    """Of the winner's mean effect over all pairs, among the whole sweep."""
+
+    @property
+    def supported(self) -> bool:
+        """Whether the winner leads, beyond chance, where it was not chosen."""
+        return self.lead_interval[0] > 0 and self.q < SIGNIFICANT
+
+
+def strongest(found: Sweep, *, seed: int = 0) -> Strongest | None:
+    """The part that moves the metric most, tested against the runner-up on other pairs.
+
+    The largest of many effects beats the mean of the rest whatever the network does, and by more
+    than it should on the pairs that it was chosen on. So the two largest are chosen on every other
+    pair (the first, the third, ...: half of each corruption, which pairs are sorted by), and
+    measured on the pairs between. None for a sweep of one part or of fewer than `FEWEST_PAIRS`.
+    """
+    effects = found.effects.flatten(0, -2) if found.effects.ndim > 1 else found.effects[None]
+    if len(effects) < 2 or found.n < FEWEST_PAIRS:
+        return None
+    means = effects[:, ::2].mean(-1)
+    first, second = means.abs().topk(2).indices.tolist()
+    signs = torch.where(means[[first, second]] < 0, -1, 1)
+    winner, runner_up = effects[[first, second], 1::2] * signs[:, None]
+    tested = torch.stack([winner, runner_up, winner - runner_up])
+    low, high = bootstrap_mean(tested, torch.Generator().manual_seed(seed))
+    values = tested.mean(-1).tolist()
+    intervals = list(zip(low.tolist(), high.tolist(), strict=True))
+    places = list(itertools.product(*found.labels))
+    return Strongest(
+        winner=dict(zip(found.axes, places[first], strict=True)),
+        runner_up=dict(zip(found.axes, places[second], strict=True)),
+        sign=int(signs[0]),
+        n=len(winner),
+        n_chosen_on=found.n - len(winner),
+        effect=values[0],
+        interval=intervals[0],
+        runner_up_effect=values[1],
+        runner_up_interval=intervals[1],
+        lead=values[2],
+        lead_interval=intervals[2],
+        q=float(found.q_values(seed=seed).flatten()[first]),
+    )

@@ -112,7 +112,8 @@ def _find_site(problem: Problem, site: str) -> SweepSite:
     hooks = hook_names(problem.config)
     known = [name for name, place in SITES.items() if f"blocks.0.{place.hook}" in hooks]
     if site in SITES and site not in known:
-        raise CircuitError(f"site {site} needs an MLP, and this network has none; known: {known}")
+        names = ", ".join(sorted(known))
+        raise CircuitError(f"site {site} needs an MLP, and this network has none; known: {names}")
     if site not in SITES:
         raise CircuitError(unknown("site", site, known))
     return SITES[site]
