@@ -1,7 +1,7 @@
 """What a person sees in the terminal: tables on standard output, progress on standard error."""
 
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from apps.drawing import row_names, title
+from apps.tracing_findings import judged_on
 from circuits.patching import Sweep
 
 P = TypeVar("P")
@@ -84,14 +85,29 @@ def _bar(quiet: bool) -> Generator[Progress, None, None]:
         yield progress
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str = "") -> Table:
-    """A plain table; numbers to the right, everything else escaped text."""
+def table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[Any]],
+    *,
+    title: str = "",
+    foldable: int | None = None,
+) -> Table:
+    """A plain table; numbers to the right, everything else escaped text.
+
+    Args:
+        foldable: the one column that may wrap; all but the first where None.
+    """
     made = Table(title=escape(title) or None, box=box.SIMPLE, title_justify="left")
     listed = [list(row) for row in rows]
     for i, column in enumerate(columns):
         numeric = bool(listed) and all(isinstance(row[i], int | float | None) for row in listed)
         side: Literal["left", "right"] = "right" if numeric else "left"
-        made.add_column(column, justify=side, overflow="fold", no_wrap=i == 0)
+        made.add_column(
+            column,
+            justify=side,
+            overflow="fold",
+            no_wrap=i == 0 if foldable is None else i != foldable,
+        )
     for row in listed:
         made.add_row(*(cell(value) for value in row))
     return made
@@ -113,21 +129,14 @@ def show_explanation(document: dict[str, Any], report: str) -> None:
     console = out()
     console.print(headline(document))
     if document["findings"]:
-        console.print(
-            table(
-                ["finding", "value", "held out", "controls (mean)", "verdict"],
-                [
-                    [
-                        finding["id"],
-                        float(finding["value"]),
-                        finding["held_out"],
-                        "; ".join(f"{c['name']} {c['value']:.3f}" for c in finding["controls"]),
-                        finding["verdict"],
-                    ]
-                    for finding in document["findings"]
-                ],
-            )
-        )
+        rows: list[list[Any]] = []
+        for finding in document["findings"]:
+            numbers = [float(finding["value"]), finding["held_out"], finding["verdict"]]
+            rows.append([finding["id"], *numbers])
+            for control in finding["controls"]:
+                rows.append([f"  {control['name']}", float(control["value"]), None, ""])
+        heads = ["finding, then its controls", "value", "held out", "verdict"]
+        console.print(table(heads, rows, foldable=0))
     console.print(f"report: {escape(report)}", soft_wrap=True)
 
 
@@ -144,15 +153,22 @@ def headline(document: dict[str, Any]) -> str:
     if document["mechanism"] is None:
         return "\n".join([*lines, escape(document["reason"])])
     verdict = document["verdict"]
-    keys = ", ".join(map(str, document["key_frequencies"])) or "none"
     lines.append(
         f"mechanism {document['mechanism']}: {cell(verdict)} ({escape(document['reason'])})"
     )
-    return "\n".join([*lines, f"key frequencies: {keys}"])
+    if document["key_frequencies"]:
+        lines.append(f"key frequencies: {', '.join(map(str, document['key_frequencies']))}")
+    return "\n".join(lines)
 
 
-def show_sweep(document: dict[str, Any], found: Sweep) -> None:
-    """A sweep as a coloured table (rows: all axes but the last), or its strongest neurons."""
+def show_sweep(
+    document: dict[str, Any], found: Sweep, *, columns: Sequence[str] | None = None
+) -> None:
+    """A sweep as a coloured table (rows: all axes but the last), or its strongest neurons.
+
+    Args:
+        columns: names of the last axis' entries, such as tokens by position.
+    """
     console = out()
     console.print(f"[bold]{escape(document['run'])}[/bold]  {escape(title(found))}")
     shown = f"{document['base_metric']:.3f} unpatched, {document['other_metric']:.3f} on the other"
@@ -160,14 +176,16 @@ def show_sweep(document: dict[str, Any], found: Sweep) -> None:
     rows = document["rows"]
     if len(found.labels[-1]) > WIDEST:
         strongest = sorted(rows, key=lambda row: -abs(row["effect"]))[:LISTED]
-        columns = [*found.axes, "effect", "low", "high", "q"]
-        console.print(table(columns, [[row[c] for c in columns] for row in strongest]))
+        shown_columns = [*found.axes, "effect", "low", "high", "q"]
+        listed = [[row[name] for name in shown_columns] for row in strongest]
+        console.print(table(shown_columns, listed))
         return
     width, limit = len(found.labels[-1]), max(abs(row["effect"]) for row in rows) or 1.0
     made = Table(box=None, padding=(0, 0), title=found.axes[-1], title_justify="left")
     made.add_column("", no_wrap=True)
-    for label in found.labels[-1]:
-        made.add_column(f"{label} ", justify="right", no_wrap=True)
+    for i, label in enumerate(found.labels[-1]):
+        name = "" if columns is None else f"\n{escape(columns[i])} "
+        made.add_column(f"{label} {name}", justify="right", no_wrap=True)
     names = row_names(found)
     for i, name in enumerate(names):
         cells = rows[i * width : (i + 1) * width]
@@ -180,11 +198,13 @@ def show_sweep(document: dict[str, Any], found: Sweep) -> None:
 def show_circuit(document: dict[str, Any], drawing: str) -> None:
     """A circuit's figures beside random circuits, its edges, and where it is drawn."""
     console = out()
-    inputs = "all inputs" if document["exhaustive"] else "pairs it was not found on"
+    live = document["live_edges"]
+    without = "" if live == document["edges"] else f" ({live} without dead ends)"
     console.print(
         f"[bold]{escape(document['run'])}[/bold]  {document['edges']} of "
-        f"{document['total_edges']} edges by {escape(document['method'])}: "
-        f"{cell(document['verdict'])}, on {document['n']:,} {inputs}"
+        f"{document['total_edges']} edges{without} by {escape(document['method'])}, found on "
+        f"{document['pairs_for_finding']:,} pairs: {cell(document['verdict'])} on "
+        f"{judged_on(document['n'], document['exhaustive'])}"
     )
     console.print(escape(document["reason"]))
     names = ["faithfulness", "completeness", "minimality", "random_percentile", "random_mean"]
@@ -205,4 +225,4 @@ def _shaded(row: dict[str, Any], limit: float) -> str:
     red, green, blue = (round(255 + share * (channel - 255)) for channel in full)
     text = "white" if share > 0.6 else "black"
     star = "*" if row["q"] < 0.05 else " "
-    return f"[{text} on rgb({red},{green},{blue})] {row['effect']:.2f}{star}[/]"
+    return f"[{text} on rgb({red},{green},{blue})] {row['effect']:z.2f}{star}[/]"

@@ -59,30 +59,50 @@ def explain_run(
 
 def save(folder: Path, run: Run, document: dict[str, Any], figures: dict[str, Tensor]) -> None:
     """Write findings, figures and report into a folder of the run, each atomically."""
-    where = str(folder / DOCUMENT)
+    data = to_json(document, where=str(folder / DOCUMENT), indent=1)
+    page = render_report(document, figures, run.metrics()).encode()
     atomic_write(folder / FIGURES, tensors_to_bytes(_plain(figures)))
-    atomic_write(folder / DOCUMENT, to_json(document, where=where, indent=1))
-    page = render_report(document, figures, run.metrics())
-    atomic_write(folder / REPORT, page.encode())
+    atomic_write(folder / DOCUMENT, data)
+    atomic_write(folder / REPORT, page)
 
 
 def join_finding(run: Run, step: int | None, finding: Finding) -> None:
-    """Put a finding among the run's, in place of an earlier one of its id; and into its report."""
+    """Put a finding among the run's, in place of an earlier one of its id; and into its report.
+
+    Raises `RunError` where what is there is damaged; then nothing is written.
+    """
     weights = run.weights_sha256(step)
     joined = _read_joined(run)
     others = [known for known in joined.get(weights, []) if known["id"] != finding.id]
     joined[weights] = [*others, finding_to_dict(finding)]
-    atomic_write(run.path / JOINED, to_json(joined, where=JOINED, indent=1))
+    data = to_json(joined, where=JOINED, indent=1)
     folder = report_path(run, step).parent
+    explained = _explained_before(run, folder, weights)
+    atomic_write(run.path / JOINED, data)
+    if explained is not None:
+        document, figures = explained
+        kept = [known for known in document["findings"] if known["id"] != finding.id]
+        document["findings"] = [*kept, finding_to_dict(finding)]
+        save(folder, run, document, figures)
+
+
+def check_findings(run: Run, step: int | None) -> None:
+    """Raises `RunError` where findings or an explanation are damaged, so that none can join."""
+    _read_joined(run)
+    _explained_before(run, report_path(run, step).parent, run.weights_sha256(step))
+
+
+def _explained_before(
+    run: Run, folder: Path, weights: str
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The explanation of these weights in a folder, where there is one that can be drawn again."""
     if not (folder / DOCUMENT).is_file():
-        return
+        return None
     document = from_json((folder / DOCUMENT).read_bytes(), where=str(folder / DOCUMENT))
     if document.get("weights_sha256") != weights:
-        return
-    kept = [known for known in document["findings"] if known["id"] != finding.id]
-    document["findings"] = [*kept, finding_to_dict(finding)]
-    figures = tensors_from_bytes((folder / FIGURES).read_bytes(), where=FIGURES)
-    save(folder, run, document, figures)
+        return None
+    figures, _ = _drawn_again(run, folder, document)
+    return document, figures
 
 
 def joined_findings(run: Run, weights: str) -> list[dict[str, Any]]:
@@ -107,12 +127,17 @@ def saved_report(run: Run) -> str:
     if not (run.path / DOCUMENT).is_file():
         raise RunError(f"{run.path} has no findings yet; run `workbench explain {run.path}` first")
     document = from_json((run.path / DOCUMENT).read_bytes(), where=str(run.path / DOCUMENT))
+    return _drawn_again(run, run.path, document)[1]
+
+
+def _drawn_again(run: Run, folder: Path, document: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """An explanation's arrays and its page. Raises `RunError` where they are damaged."""
     try:
-        figures = tensors_from_bytes((run.path / FIGURES).read_bytes(), where=FIGURES)
-        return render_report(document, figures, run.metrics())
+        figures = tensors_from_bytes((folder / FIGURES).read_bytes(), where=FIGURES)
+        return figures, render_report(document, figures, run.metrics())
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(
-            f"{run.path}: the saved findings are damaged ({error}); "
+            f"{folder}: the saved findings are damaged ({error}); "
             f"run `workbench explain {run.path}` again"
         ) from error
 

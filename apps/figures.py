@@ -122,6 +122,10 @@ def _interpolated(anchors: str) -> bytes:
 # ---------------------------------------------------------------------- charts
 
 
+LONGEST_NAME = 36
+"""Letters that fit beside a bar."""
+
+
 class Bar(NamedTuple):
     """One row of `bar_panel`."""
 
@@ -164,18 +168,19 @@ class _Frame:
     bottom: Number = 40.0
 
 
-def bar_panel(bars: Sequence[Bar], *, label: str) -> str:
-    """Horizontal bars on one axis from 0 to 1, with 95 % intervals as whiskers.
+def bar_panel(bars: Sequence[Bar], *, label: str, top: Number = 1.0) -> str:
+    """Horizontal bars on one axis from 0 to `top`, with 95 % intervals as whiskers.
 
     A value outside the axis ends in an arrow head at its edge; its number is always written.
     """
-    frame = _Frame(
-        width=560, height=24 * len(bars) + 30, x=(0, 1), y=(0, 1), left=186, right=86, top=4
-    )
+    longest = max((min(len(bar.name), LONGEST_NAME) for bar in bars), default=0)
+    left, below = max(186, 7 * longest + 14), 24 * len(bars)
+    frame = _Frame(width=560, height=below + 30, x=(0, top), y=(0, 1), left=left, right=86, top=4)
     parts = [
         f'<line class="grid" x1="{_x(frame, at)}" y1="4" x2="{_x(frame, at)}" '
-        f'y2="{_n(24 * len(bars) + 6)}"/>{_text(_at_x(frame, at), 24 * len(bars) + 22, f"{at:g}")}'
-        for at in (0.0, 0.25, 0.5, 0.75, 1.0)
+        f'y2="{_n(below + 6)}"/>'
+        f"{_text(_at_x(frame, at), below + 22, f'{at:.3g}')}"
+        for at in (0.0, top / 2, top)
     ]
     parts += [_bar(frame, bar, 24 * row + 7) for row, bar in enumerate(bars)]
     return _svg(frame, label, "".join(parts))
@@ -238,25 +243,26 @@ def line_chart(
 
 
 def _bar(frame: _Frame, bar: Bar, top: Number) -> str:
-    name = bar.name if len(bar.name) <= 28 else bar.name[:27] + "…"
+    name = bar.name if len(bar.name) <= LONGEST_NAME else bar.name[: LONGEST_NAME - 1] + "…"
+    most = frame.x[1]
     parts = [
         _text(frame.left - 8, top + 12, name, "end" + (" strong" * (bar.style == "finding"))),
         _text(frame.width - 2, top + 12, bar.shown, "end" + (" strong" * (bar.style == "finding"))),
     ]
     if math.isfinite(bar.value):
-        zero, end = _at_x(frame, 0), _at_x(frame, min(1.0, max(0.0, bar.value)))
+        zero, end = _at_x(frame, 0), _at_x(frame, min(most, max(0.0, bar.value)))
         parts.append(
             f'<rect class="{escaped(bar.style)}" x="{_n(zero)}" y="{_n(top)}" '
             f'width="{_n(end - zero)}" height="16"/>'
         )
-        if not -0.005 <= bar.value <= 1.005:
-            tip, base = (end + 9, end + 2) if bar.value > 1 else (end - 9, end - 2)
+        if not -0.005 * most <= bar.value <= 1.005 * most:
+            tip, base = (end + 9, end + 2) if bar.value > most else (end - 9, end - 2)
             parts.append(
                 f'<path class="{escaped(bar.style)}" d="M{_n(base)} {_n(top)}V{_n(top + 16)}'
                 f'L{_n(tip)} {_n(top + 8)}Z"/>'
             )
     if bar.interval is not None and all(math.isfinite(end) for end in bar.interval):
-        low, high = (_at_x(frame, min(1.0, max(0.0, end))) for end in bar.interval)
+        low, high = (_at_x(frame, min(most, max(0.0, end))) for end in bar.interval)
         y = top + 8
         parts.append(
             f'<path class="whisker" d="M{_n(low)} {_n(y)}H{_n(high)}M{_n(low)} {_n(y - 5)}v10'

@@ -26,21 +26,32 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Step = Annotated[int | None, typer.Option(help="Of this checkpoint, not the last.")]
 
 Metric = Annotated[
-    Literal["logit_difference", "log_probability", "kl_divergence", "accuracy"],
-    typer.Option(help="What is measured at the answer."),
+    str,
+    typer.Option(
+        help="What is measured at the answer: logit_difference, log_probability, kl_divergence or "
+        "accuracy."
+    ),
 ]
 Ablation = Annotated[
-    Literal["resample", "zero", "mean", "mean_positional"],
-    typer.Option(help="What is patched in: the other input's activation, zero, or a mean."),
+    str,
+    typer.Option(
+        help="What is patched in: the other input's activation (resample), zero, or a mean "
+        "(mean, mean_positional)."
+    ),
 ]
 Towards = Annotated[
-    Literal["denoise", "noise"],
+    str,
     typer.Option(
         "--direction",
         help="denoise patches the clean activation into the corrupted run; noise the reverse.",
     ),
 ]
-PairCount = Annotated[int, typer.Option("--pairs", min=1, help="Pairs of inputs to draw.")]
+PairCount = Annotated[
+    int | None,
+    typer.Option(
+        "--pairs", min=1, max=1_000_000, help="Pairs of inputs to draw.", show_default="64"
+    ),
+]
 Corruptions = Annotated[
     list[str] | None,
     typer.Option("--corrupt", help="How to corrupt, such as change_a. Repeat for several."),

@@ -13,30 +13,27 @@ from typing import Any
 
 from torch import Tensor
 
-from apps.figures import Bar, Mark, Series, bar_panel, line_chart
+from apps.figures import Mark, Series, line_chart
 from apps.page import (
     DASH,
     as_float,
     badge,
     count,
-    counted,
     details,
     escaped,
     figure,
     interval,
     listed,
-    measured,
     number,
     page,
     pairs,
-    plain_number,
     prose,
     seconds,
     section,
     table,
-    titled_figure,
     words,
 )
+from apps.report_findings import bars_section, findings_section
 from apps.report_pictures import formula_section, gallery_section, maps_section, spectra_section
 
 Document = Mapping[str, Any]
@@ -62,8 +59,8 @@ def render_report(
         f"{_task_title(document)}: {document.get('verdict')}",
         (
             _header(document),
-            _findings(document),
-            _bars(document),
+            findings_section(document),
+            bars_section(document),
             maps_section(document, figures),
             spectra_section(document, figures),
             formula_section(document, figures),
@@ -120,7 +117,7 @@ def _sentence(document: Document) -> str:
     clauses = [prose(document.get("reason") or "no reason was recorded")]
     if keys:
         clauses.append(f"key frequencies {listed(keys)}")
-    elif document.get("mechanism"):
+    elif "embedding_frequencies" in (document.get("parts") or {}):
         clauses.append("no key frequency was found")
     if document.get("exhaustive") and math.isfinite(accuracy):
         n = int(document["n_inputs"])
@@ -149,109 +146,15 @@ def _inputs(document: Document) -> str:
     return f"{which} {count(document.get('n_inputs'))} inputs"
 
 
-# ---------------------------------------------------------------------- findings
-
-
-def _findings(document: Document) -> str:
-    title = "What was claimed, and what should have failed"
-    findings = document.get("findings") or ()
-    if not findings:
-        return section(
-            title,
-            "<p>No claim was tested, so nothing is claimed. <code>workbench circuit</code> and "
-            "<code>workbench probe</code> look for parts without a known mechanism.</p>",
-        )
-    heads = "".join(f'<th scope="col" class="num">{head}</th>' for head in _COLUMNS)
-    bodies = "".join(f"<tbody>{_claim(f)}{_controls(f)}</tbody>" for f in findings)
-    known = document.get("held_out_accuracy") is not None
-    return section(
-        title,
-        "<p>Each claim was tested by an intervention on this network. The rows below a claim are "
-        "the same number where the claim should fail; a control that the rule does not name is "
-        "shown and not ruled on.</p>",
-        '<div class="wide"><table class="findings"><thead><tr><th scope="col">Claim, then its '
-        f'controls</th>{heads}<th scope="col">Verdict</th></tr></thead>{bodies}</table></div>',
-        '<p class="note">Held out: the same number over the pairs that '
-        + ("neither training nor naming saw." if known else _NOT_NAMED)
-        + " A dash in place of an interval: nothing was averaged over draws.</p>",
-    )
-
-
-_COLUMNS = ("Value", "95 % interval", "n", "Held out")
-_NOT_NAMED = (
-    "were not used to name the parts (which pairs this network was trained on is not known)."
-)
-
-
-def _claim(finding: Row) -> str:
-    also = "; ".join(f"{words(k)} {measured(v)}" for k, v in (finding.get("details") or {}).items())
-    notes = f"Value: {escaped(finding['measure'])}. Rule: {escaped(finding['rule'])}."
-    notes += f" Also measured: {also}." if also else ""
-    cells = (
-        number(finding["value"]),
-        interval(finding.get("interval")),
-        count(finding["n"]),
-        number(finding.get("held_out")),
-    )
-    return (
-        f'<tr class="claim"><th scope="row"><code>{escaped(finding["id"])}</code> '
-        f"{escaped(finding['claim'])}<small>{notes}</small></th>"
-        + "".join(f'<td class="num">{cell}</td>' for cell in cells)
-        + f"<td>{badge(finding['verdict'])}</td></tr>"
-    )
-
-
-def _controls(finding: Row) -> str:
-    return "".join(
-        f'<tr><th scope="row" class="control">{escaped(control["name"])}</th>'
-        f'<td class="num">{number(control["value"])}</td>'
-        f'<td class="num">{interval(control.get("interval"))}</td>'
-        f'<td class="num">{counted(control["n"], control.get("unit", "draws"))}</td>'
-        "<td></td><td></td></tr>"
-        for control in finding.get("controls") or ()
-    )
-
-
-def _bars(document: Document) -> str:
-    findings = document.get("findings") or ()
-    if not findings:
-        return ""
-    panels = []
-    for finding in findings:
-        bars = _bars_of(finding)
-        rows = ", ".join(f"{bar.name} {bar.shown}" for bar in bars)
-        label = f"{finding['id']}, {finding['measure']}: {rows}"
-        caption = f"<code>{escaped(finding['id'])}</code> {escaped(finding['measure'])}"
-        panels.append(titled_figure(caption, bar_panel(bars, label=label)))
-    return section(
-        "Beside the controls",
-        "<p>The numbers of the table above, on axes from 0 to 1. Whiskers are 95 % intervals; the "
-        "outlined bar is the value on held-out pairs. A value beyond the axis ends in an arrow "
-        "head.</p>",
-        f'<div class="panels">{"".join(panels)}</div>',
-    )
-
-
-def _bars_of(finding: Row) -> list[Bar]:
-    rows = [("this network", finding["value"], finding.get("interval"), "finding")]
-    if finding.get("held_out") is not None:
-        rows.append(("held-out pairs", finding["held_out"], None, "held-out"))
-    rows += [
-        (control["name"], control["value"], control.get("interval"), "control")
-        for control in finding.get("controls") or ()
-    ]
-    return [
-        Bar(str(name), as_float(value), ends, style, plain_number(value))
-        for name, value, ends, style in rows
-    ]
-
-
 # ---------------------------------------------------------------------- parts
 
 
 def _parts(document: Document) -> str:
     parts = document.get("parts") or {}
     planes, heads = parts.get("planes") or (), parts.get("heads") or ()
+    variables = parts.get("variables") or ()
+    if variables:
+        return section("Parts", _variables(variables))
     if not planes and not heads:
         return ""
     known = document.get("held_out_accuracy") is not None
@@ -267,6 +170,28 @@ def _parts(document: Document) -> str:
     if heads:
         content += ["<h3>Heads</h3>", _heads(heads)]
     return section("Parts", *content)
+
+
+def _variables(variables: Sequence[Row]) -> str:
+    """What each head brings, in a mechanism that is named by the variables of its task."""
+    numbers = [key for key in variables[0] if key not in ("variable", "heads")]
+    rows = [
+        (
+            f"<code>{escaped(row['variable'])}</code>",
+            listed(row["heads"]),
+            *(number(row.get(key)) for key in numbers),
+        )
+        for row in variables
+    ]
+    return table(("Variable", "Heads that bring it", *map(_heading, numbers)), rows) + (
+        '<p class="note">Heads were named on other pairs than they were tested on. Numbers are '
+        "shares of pairs in which patching the heads changes the answer as the variable would; "
+        "beside the test, the same for the controls.</p>"
+    )
+
+
+def _heading(key: str) -> str:
+    return escaped(key[:1].upper() + key[1:])
 
 
 def _planes(planes: Sequence[Row], document: Document) -> str:

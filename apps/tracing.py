@@ -1,4 +1,4 @@
-"""Patching and circuits from the command line: what is asked, and what is written beside a run."""
+"""Patching and circuits of a run: computed first, then written beside it, its findings last."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 
-from apps.explain import join_finding
-from circuits.cells import Subject
-from circuits.circuit import Circuit, Selection
+from apps.circuit_drawing import draw_circuit
+from apps.drawing import draw_sweep
+from apps.explain import check_findings, join_finding, report_path
+from apps.question import Question
+from apps.tracing_findings import circuit_finding, circuit_words, patch_finding
+from circuits.circuit import Circuit
 from circuits.evaluate import Evaluation, evaluate
 from circuits.mechanism import Progress
 from circuits.method import Scores
-from circuits.patching import Sweep, sweep
-from circuits.problem import Ablation, Direction, Problem, make_problem
-from circuits.tracing import circuit_steps, subject_of
-from workbench.errors import CircuitError, PairError
-from workbench.finding import Control, Finding, Interval
+from circuits.patching import Sweep, strongest, sweep
+from circuits.problem import Problem
+from circuits.tracing import circuit_steps, problem_of
+from workbench.errors import PairError
+from workbench.finding import Finding
 from workbench.pairs import (
     Pairs,
     draw_mixed_pairs,
@@ -27,32 +30,25 @@ from workbench.pairs import (
 )
 from workbench.run import Run
 from workbench.storage import atomic_write, to_json
+from workbench.task import Task
 from workbench.version import __version__
 
 EXHAUSTIVE_UP_TO = 4096
 """Domains up to this many inputs are evaluated whole; larger ones only when asked to."""
-SIGNIFICANT = 0.05
-"""False discovery rate below which an effect counts."""
-PATCH_RULE = f"supported where q < {SIGNIFICANT} and its interval lies above the other parts' mean"
+FOUND_ON = 3
+"""Of a domain that is evaluated whole, a circuit is found on at most one input in so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What the person asked: which pairs, which metric, what patching means."""
+class Patched:
+    """A sweep of a run's network, and what it says."""
 
-    metric: str = "logit_difference"
-    ablation: Ablation = "resample"
-    direction: Direction = "noising"
-    pairs: int = 64
-    corruptions: tuple[str, ...] = ()
-    """The task's usual ones where empty."""
-    clean: tuple[str, ...] = ()
-    corrupted: tuple[str, ...] = ()
-    """Inputs as text, instead of drawn ones."""
-    seed: int = 0
-    step: int | None = None
-    per_position: bool = False
-    exhaustive: bool = False
+    document: dict[str, Any]
+    sweep: Sweep
+    columns: tuple[str, ...] | None
+    """Names of the positions, where one written pair is swept over them."""
+    finding: Finding | None
+    """None where there are too few pairs, or parts, to name the strongest."""
 
 
 def patch_run(
@@ -61,18 +57,41 @@ def patch_run(
     site: str,
     by: Sequence[str] | None,
     device: torch.device,
-) -> Generator[Progress, None, tuple[dict[str, Any], Sweep]]:
-    """Sweep a run's network; the strongest effect joins the run's findings."""
-    subject = subject_of(run, step=question.step, device=device)
-    pairs = _pairs(subject, question, torch.Generator().manual_seed(question.seed))
-    problem = _problem(subject, question, pairs)
+) -> Generator[Progress, None, Patched]:
+    """Sweep a run's network. Nothing is written; see `record_patching`."""
+    pairs = None
+    if question.clean or question.corrupted:
+        pairs = pairs_from_text(run.task, question.clean, question.corrupted)
+    problem = _problem(run, question, pairs, device)
+    check_findings(run, question.step)  # damaged ones are told before the work
     found = yield from sweep(problem, site, by=by)
     told = found.to_dict(seed=question.seed)
+    best = strongest(found, seed=question.seed)
     document = _document(run, question.step, told)
-    if found.mean.numel() > 1:
-        finding = _patch_finding(found, told)
-        join_finding(run, question.step, finding)
-    return document, found
+    columns = None
+    if pairs is not None and len(pairs) == 1 and found.axes[-1] == "position":
+        columns = position_names(pairs)
+        document["position_names"] = list(columns)
+    return Patched(
+        document=document,
+        sweep=found,
+        columns=columns,
+        finding=None if best is None else patch_finding(found, best, question),
+    )
+
+
+def record_patching(
+    run: Run, question: Question, patched: Patched, out: Path | None, kind: str | None
+) -> None:
+    """Write the picture or the table, then let the finding join the run's."""
+    if out is not None and kind is not None:
+        if kind == "csv":
+            data = patched.sweep.to_csv(seed=question.seed).encode()
+        else:
+            data = draw_sweep(patched.sweep, kind, columns=patched.columns)
+        atomic_write(out, data)
+    if patched.finding is not None:
+        join_finding(run, question.step, patched.finding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +101,9 @@ class Traced:
     document: dict[str, Any]
     circuit: Circuit
     scores: Scores
+    finding: Finding
+    name: str
+    """What its files are called, but for the suffix."""
 
 
 def trace_circuit(
@@ -89,68 +111,114 @@ def trace_circuit(
     question: Question,
     method: str,
     n_edges: int | None,
-    selection: Selection,
     device: torch.device,
     *,
     n_random: int = 100,
 ) -> Generator[Progress, None, Traced]:
-    """Find a circuit on some pairs and evaluate it on others.
+    """Find a circuit on some pairs and evaluate it on others. Nothing is written.
 
     Without `n_edges` the smallest faithful one is sought. Raises `CircuitError` where there is
     none, or more edges were asked for than there are.
     """
-    subject = subject_of(run, step=question.step, device=device)
-    generator = torch.Generator().manual_seed(question.seed)
-    problem = _problem(subject, question, _pairs(subject, question, generator))
+    finding_pairs, other_pairs, exhaustive = pairs_to_find_and_judge(run.task, question)
+    problem = _problem(run, question, finding_pairs, device)
+    check_findings(run, question.step)  # damaged ones are told before the work
     found = yield from circuit_steps(
-        problem, method=method, n_edges=n_edges, selection=selection, seed=question.seed
+        problem,
+        method=method,
+        n_edges=n_edges,
+        selection=question.selection,
+        seed=question.seed,
     )
-    circuit, scores = found.circuit, found.scores
-    held_out, exhaustive = _evaluation_pairs(subject, question, generator)
-    fresh = _problem(subject, question, held_out)
+    fresh = _problem(run, question, other_pairs, device)
     judged = yield from evaluate(
-        fresh, circuit, n_random=n_random, seed=question.seed, exhaustive=exhaustive
+        fresh, found.circuit, n_random=n_random, seed=question.seed, exhaustive=exhaustive
     )
-    told = _circuit_document(scores, circuit, judged, selection)
-    document = _document(run, question.step, told)
-    join_finding(run, question.step, _circuit_finding(method, judged))
-    name = f"circuit-{method}.json"
-    content = document | {"circuit": circuit.to_dict()}
-    atomic_write(run.path / name, to_json(content, where=name, indent=1))
-    return Traced(document=document, circuit=circuit, scores=scores)
+    told = _circuit_document(found.scores, found.circuit, judged)
+    told |= {"selection": question.selection, "edges_asked": n_edges}
+    words = circuit_words(method, n_edges, question)
+    return Traced(
+        document=_document(run, question.step, told),
+        circuit=found.circuit,
+        scores=found.scores,
+        finding=circuit_finding("_".join(words), told, judged),
+        name="-".join(words),
+    )
 
 
-def _pairs(subject: Subject, question: Question, generator: torch.Generator) -> Pairs:
-    if question.clean or question.corrupted:
-        return pairs_from_text(subject.task, question.clean, question.corrupted)
-    hows = question.corruptions or usual_corruptions(subject.task)
-    return draw_mixed_pairs(subject.task, hows, question.pairs, generator)
+def record_circuit(
+    run: Run, question: Question, traced: Traced, out: Path | None, kind: str
+) -> Path:
+    """Draw the circuit, write it into the folder of its step, then let the finding join the run's.
+
+    Returns where the drawing is.
+    """
+    drawing = draw_circuit(traced.circuit, traced.scores.values, kind)
+    content = traced.document | {"circuit": traced.circuit.to_dict()}
+    data = to_json(content, where=f"{traced.name}.json", indent=1)
+    folder = report_path(run, question.step).parent
+    if out is not None:
+        atomic_write(out, drawing)
+    folder.mkdir(exist_ok=True)
+    if out is None:
+        out = folder / f"{traced.name}.svg"
+        atomic_write(out, drawing)
+    atomic_write(folder / f"{traced.name}.json", data)
+    join_finding(run, question.step, traced.finding)
+    return out
 
 
-def _evaluation_pairs(
-    subject: Subject, question: Question, generator: torch.Generator
-) -> tuple[Pairs, bool]:
-    """Pairs to judge a circuit on, and whether they hold every input."""
-    task = subject.task
-    if question.clean:
-        raise PairError(
-            "a circuit is evaluated on other pairs than it was found on, so it needs more than "
-            "the ones written out; leave --clean and --corrupted out"
-        )
+def pairs_to_find_and_judge(task: Task, question: Question) -> tuple[Pairs, Pairs, bool]:
+    """Pairs to find a circuit on, others to judge it on, and whether these hold every other input.
+
+    No clean input is in both. A small domain is listed: the circuit is found on at most a third of
+    it, drawn at random, and judged on the rest. Raises `PairError` where there are too few inputs.
+    """
+    generator = torch.Generator().manual_seed(question.seed)
     hows = question.corruptions or usual_corruptions(task)
     if question.exhaustive or task.domain_size <= EXHAUSTIVE_UP_TO:
-        return pairs_of_all_inputs(task, hows, generator), True
-    return draw_mixed_pairs(task, hows, 2 * question.pairs, generator), False
+        every = pairs_of_all_inputs(task, hows, generator)
+        order = torch.randperm(len(every), generator=generator)
+        n = min(question.pairs, len(every) // FOUND_ON)
+        if not n:
+            raise PairError(
+                f"{len(every)} inputs: at least {FOUND_ON} are needed to find a circuit"
+            )
+        return _some_of(every, order[:n]), _some_of(every, order[n:]), True
+    finding = draw_mixed_pairs(task, hows, question.pairs, generator)
+    drawn = draw_mixed_pairs(task, hows, 2 * question.pairs, generator)
+    seen = {tuple(row) for row in finding.clean.tolist()}
+    fresh = [i for i, row in enumerate(drawn.clean.tolist()) if tuple(row) not in seen]
+    if not fresh:
+        raise PairError("no input is left that the circuit was not found on; ask for fewer --pairs")
+    return finding, _some_of(drawn, torch.tensor(fresh)), False
 
 
-def _problem(subject: Subject, question: Question, pairs: Pairs) -> Problem:
-    return make_problem(
-        subject,
-        pairs,
+def position_names(pairs: Pairs) -> tuple[str, ...]:
+    """The tokens of one pair by position; `clean|corrupted` where the two differ."""
+    words = pairs.task.vocabulary
+    both = zip(pairs.clean_tokens[0].tolist(), pairs.corrupted_tokens[0].tolist(), strict=True)
+    return tuple(words[x] if x == y else f"{words[x]}|{words[y]}" for x, y in both)
+
+
+def _some_of(pairs: Pairs, rows: torch.Tensor) -> Pairs:
+    return Pairs(task=pairs.task, clean=pairs.clean[rows], corrupted=pairs.corrupted[rows])
+
+
+def _problem(run: Run, question: Question, pairs: Pairs | None, device: torch.device) -> Problem:
+    """The question of these pairs; of drawn ones where there are none."""
+    return problem_of(
+        run,
+        n_pairs=question.pairs,
+        corruptions=question.corruptions or None,
+        pairs=pairs,
         metric=question.metric,
         ablation=question.ablation,
         direction=question.direction,
         per_position=question.per_position,
+        seed=question.seed,
+        step=question.step,
+        device=device,
     )
 
 
@@ -165,16 +233,14 @@ def _document(run: Run, step: int | None, told: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _circuit_document(
-    scores: Scores, circuit: Circuit, judged: Evaluation, selection: Selection
-) -> dict[str, Any]:
+def _circuit_document(scores: Scores, circuit: Circuit, judged: Evaluation) -> dict[str, Any]:
     told = judged.to_dict()
     complete, minimal = told.pop("completeness"), told.pop("minimality")
     return {
         **scores.to_dict(),
         **told,
-        "selection": selection,
         "edges": circuit.n_edges,
+        "live_edges": circuit.pruned().n_edges,
         "pairs_for_finding": scores.n,
         "completeness": complete["worst_normalised"],
         "completeness_details": complete,
@@ -183,82 +249,3 @@ def _circuit_document(
         "components": list(circuit.components()),
         "edge_list": [{"edge": edge, "score": scores.of(edge)} for edge in circuit.edges],
     }
-
-
-def _circuit_finding(method: str, judged: Evaluation) -> Finding:
-    return Finding(
-        id=f"circuit_{method}",
-        claim=f"{judged.n_edges} of {judged.total_edges} edges, found by {method}, do the task",
-        measure=f"faithfulness in {judged.metric}, {judged.ablation} ablation, {judged.direction}: "
-        "1 is the whole network, 0 no edge at all",
-        value=judged.faithfulness,
-        n=judged.n,
-        interval=judged.faithfulness_interval,
-        held_out=None if judged.exhaustive else judged.faithfulness,
-        controls=(
-            Control(
-                name="random circuits of as many edges",
-                value=judged.random_mean,
-                n=judged.n_random,
-                interval=judged.random_interval,
-            ),
-            Control(
-                name="random circuits without dead ends",
-                value=judged.connected_mean,
-                n=judged.n_random,
-                interval=judged.connected_interval,
-            ),
-        ),
-        verdict=judged.verdict,
-        rule=judged.rule,
-        details={
-            "random percentile": judged.random_percentile,
-            "connected percentile": judged.connected_percentile,
-        },
-    )
-
-
-def _patch_finding(found: Sweep, told: dict[str, Any]) -> Finding:
-    """The part with the largest effect, beside the mean of all others."""
-    rows = told["rows"]
-    best = max(range(len(rows)), key=lambda i: abs(rows[i]["effect"]))
-    row = rows[best]
-    sign = 1 if row["effect"] >= 0 else -1
-    others = [sign * other["effect"] for i, other in enumerate(rows) if i != best]
-    control = sum(others) / len(others)
-    low, high = row["low"], row["high"]
-    interval: Interval | None = None
-    if low is not None:
-        interval = (low, high) if sign > 0 else (-high, -low)
-    sure = row["q"] < SIGNIFICANT and interval is not None and interval[0] > control
-    where = ", ".join(f"{axis} {row[axis]}" for axis in found.axes)
-    return Finding(
-        id=f"patch_{found.site}",
-        claim=f"of all parts, {found.site} at {where} moves {found.metric} most when patched",
-        measure=f"mean effect, towards {'more' if sign > 0 else 'less'} {found.metric}; "
-        f"{found.ablation} ablation, {found.direction}",
-        value=sign * row["effect"],
-        n=found.n,
-        interval=interval,
-        held_out=None,
-        controls=(
-            Control(
-                name="mean of the other parts",
-                value=control,
-                n=len(others),
-                interval=None,
-                unit="parts",
-            ),
-        ),
-        verdict="supported" if sure else "not supported",
-        rule=PATCH_RULE,
-        details={"q": row["q"]},
-    )
-
-
-def output_kind(path: Path) -> str:
-    """The format that a file's name asks for. Raises `CircuitError` for any but three."""
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in ("png", "svg", "csv"):
-        raise CircuitError(f"--out {path}: end its name in .png, .svg or .csv")
-    return kind

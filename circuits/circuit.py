@@ -1,6 +1,6 @@
 """A circuit: a set of edges of one graph. A value, with the algebra of sets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.graph import LOGITS, Graph, component
+from circuits.graph import Graph, Reader, component
 from workbench import config as configuration
 from workbench.errors import CircuitError
 from workbench.params import ModelConfig
@@ -74,21 +74,26 @@ class Circuit:
         readers = torch.tensor([component(reader) == name for reader in self.graph.readers])
         return self._with(self.member & ~writers[:, None] & ~readers)
 
-    def pruned(self) -> "Circuit":
-        """Without dead ends: edges on no path from the embeddings to the logits.
+    def pruned(self, positions: Sequence[int] | None = None) -> "Circuit":
+        """Without dead ends: edges on no path from the embeddings to the logits at `positions`.
 
-        A component is on a path where some edge into it comes from the embeddings, directly or
-        through others, and some edge out of it leads to the logits. In a graph per position
-        attention joins positions, so that a head at one position may be reached from another.
+        Positions count in a graph per position, where paths end at the logits that are scored
+        (everywhere when None). A path stays at its position but for keys and values: these lead to
+        the heads at every position that may attend to theirs. Queries, keys and values each make
+        what a head writes depend on what they read. Raises `CircuitError` for a position that the
+        graph does not have.
         """
-        edges = self.member if self.member.ndim == 2 else self.member.any(0)
-        writers, readers = self.graph.writers, [component(name) for name in self.graph.readers]
-        pairs = [(writers[w], readers[r]) for w, r in edges.nonzero().tolist()]
-        reached = _closure(INPUTS, pairs)
-        leading = _closure((LOGITS,), [(into, out) for out, into in pairs])
-        writer_alive = torch.tensor([name in reached for name in writers])
-        reader_alive = torch.tensor([name in leading for name in readers])
-        return self._with(self.member & writer_alive[:, None] & reader_alive)
+        return self._with(self.member & self.on_paths(positions))
+
+    def on_paths(
+        self, positions: Sequence[int] | None = None
+    ) -> Bool[Tensor, "*pos writer reader"]:
+        """Edges of the graph that lie on a path of `pruned`, or would if they were added alone."""
+        graph, member = self.graph, self.member
+        member = member[None] if graph.n_pos is None else member
+        ends = [0] if graph.n_pos is None else path_ends(graph, positions)
+        open_pairs = _reached(graph, member)[..., None] & _leading(graph, member, ends)[:, None]
+        return open_pairs.reshape(self.member.shape) & graph.is_edge.to(member.device)
 
     def components(self) -> tuple[str, ...]:
         """Heads and MLPs with an edge in or out, in the order in which they write."""
@@ -179,13 +184,62 @@ def edges_above(
     return Circuit(graph, (sizes.cpu() > threshold) & graph.is_edge)
 
 
-def _closure(start: Iterable[str], pairs: list[tuple[str, str]]) -> set[str]:
-    """Names that can be reached from the start along (from, to) pairs."""
-    reached, new = set(start), set(start)
-    while new:
-        new = {to for source, to in pairs if source in new} - reached
-        reached |= new
+def path_ends(graph: Graph, positions: Sequence[int] | None = None) -> list[int]:
+    """Positions of a graph per position at which paths end, counted from 0; all when None.
+
+    Raises `CircuitError` for none at all, or one that the graph does not have.
+    """
+    n_pos = graph.n_pos or 1
+    chosen = range(n_pos) if positions is None else positions
+    wrong = [at for at in chosen if not -n_pos <= at < n_pos]
+    if wrong or not chosen:
+        raise CircuitError(
+            f"paths are to end at position {wrong[0] if wrong else '()'}; the graph has positions "
+            f"0 to {n_pos - 1}"
+        )
+    return [at % n_pos for at in chosen]
+
+
+def _reached(graph: Graph, member: Tensor) -> Bool[Tensor, "pos writer"]:
+    """Writers that paths from the embeddings come to, in the order in which they write."""
+    reached = member.new_zeros(member.shape[:2])
+    reached[:, : len(INPUTS)] = True
+    for reader in graph.reading_hooks[:-1]:
+        before, readers, owners = _places(reader)
+        read = (member[:, before, readers] & reached[:, before, None]).any(1)
+        reached[:, owners] |= _attending(graph, read) if _is_attended(reader) else read
     return reached
+
+
+def _leading(graph: Graph, member: Tensor, ends: list[int]) -> Bool[Tensor, "pos reader"]:
+    """Readers from which paths lead to the logits at some positions."""
+    leading = member.new_zeros(len(member), member.shape[2])
+    leading[ends, -1] = True
+    for reader in reversed(graph.reading_hooks[:-1]):
+        _, readers, owners = _places(reader)
+        passed_on = (member[:, owners] & leading[:, None]).any(-1)
+        if _is_attended(reader):  # the other way round: by positions that attend to this one
+            passed_on = _attending(graph, passed_on.flip(0)).flip(0)
+        leading[:, readers] = passed_on
+    return leading
+
+
+def _places(reader: Reader) -> tuple[slice, slice, slice]:
+    """At a hook: the writers before it, its readers, and the writers these belong to."""
+    after = reader.writers + reader.count
+    readers = slice(reader.start, reader.start + reader.count)
+    return slice(reader.writers), readers, slice(reader.writers, after)
+
+
+def _is_attended(reader: Reader) -> bool:
+    return reader.hook.endswith(("hook_k_input", "hook_v_input"))
+
+
+def _attending(graph: Graph, at: Bool[Tensor, "pos head"]) -> Bool[Tensor, "pos head"]:
+    """Where a head may attend to a position that is marked."""
+    if graph.config.attention_dir == "causal":
+        return at.cummax(0).values
+    return at.any(0).expand_as(at)
 
 
 def _ends(edge: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ Heads are named on some pairs (`name_heads`) and tested on others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from circuits.cells import Subject
 from workbench.intervene import Intervention, OtherInput, Site, intervene_in_chunks
-from workbench.pairs import Pairs, draw_pairs
+from workbench.pairs import Pairs, draw_pairs, joined
+from workbench.task import Inputs
 from workbench.tasks.digit_addition import DigitAddition
 
 Head = tuple[int, int]
@@ -28,6 +30,13 @@ Head = tuple[int, int]
 
 ENOUGH = 0.98
 """Heads are added until this share of the naming pairs does what was predicted."""
+
+
+class Twins(NamedTuple):
+    """Inputs and their twins, row by row; unlike `Pairs`, their answers may be the same."""
+
+    clean: Inputs
+    corrupted: Inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,24 @@ def carry_variables(task: DigitAddition) -> list[Variable]:
 
 
 def twins(task: DigitAddition, variable: Variable, n: int, generator: torch.Generator) -> Pairs:
-    """Random inputs beside twins that differ in this variable and nothing below it."""
+    """Random inputs beside twins that differ in this variable and nothing below it.
+
+    Nor in the answer digits before this column's. The network reads those where it is patched, and
+    one that was written with the other carry would contradict what the heads bring.
+    """
+    before = answer_index(task, variable.column)
+    kept: list[Pairs] = []
+    while sum(map(len, kept)) < n:  # where the most significant comes first, over half are kept
+        drawn = _drawn(task, variable, n, generator)
+        same = (drawn.answer[:, :before] == drawn.wrong_answer[:, :before]).all(1)
+        if bool(same.any()):
+            clean, corrupted = drawn.clean[same], drawn.corrupted[same]
+            kept.append(Pairs(task=task, clean=clean, corrupted=corrupted))
+    made = joined(kept)
+    return Pairs(task=task, clean=made.clean[:n], corrupted=made.corrupted[:n])
+
+
+def _drawn(task: DigitAddition, variable: Variable, n: int, generator: torch.Generator) -> Pairs:
     if variable.name.startswith("carry"):
         return draw_pairs(task, f"change_{variable.name}", n, generator)
     pairs = draw_pairs(task, f"change_digit_{variable.column}", n, generator)
@@ -74,27 +100,35 @@ def twins(task: DigitAddition, variable: Variable, n: int, generator: torch.Gene
 
 def idle_twins(
     task: DigitAddition, variable: Variable, n: int, generator: torch.Generator
-) -> Pairs | None:
+) -> Twins | None:
     """Inputs beside twins that must not change this column's answer digit, as a control.
 
-    For a digit: twins with another digit in the next column (None for the last column). For a
-    carry: twins with another digit in the column it comes from, and the same carry.
+    For a digit: twins with another digit in the next column. For a carry, and for a digit of the
+    last column: twins with other digits of the same sum in the column below, and so the same carry
+    and, as in the twins of a carry, the same answer digit before this one, which the network reads
+    at the very place that is patched. None for the digits of one-digit sums.
     """
-    if not variable.name.startswith("carry"):
-        if variable.column + 1 == task.n_digits:
-            return None
+    if not variable.name.startswith("carry") and variable.column + 1 < task.n_digits:
         operand, above = variable.name[0], variable.column + 1
-        return twins(task, Variable(name=f"{operand}_{above}", column=above), n, generator)
-    kept: list[Pairs] = []
-    while sum(map(len, kept)) < n:  # a random digit keeps the carry in over half of all pairs
-        drawn = draw_pairs(task, f"change_digit_{variable.column - 1}", n, generator)
-        carries = [task.variables(x)[variable.name] for x in (drawn.clean, drawn.corrupted)]
-        same = carries[0] == carries[1]
-        if bool(same.any()):
-            clean, corrupted = drawn.clean[same], drawn.corrupted[same]
-            kept.append(Pairs(task=task, clean=clean, corrupted=corrupted))
-    clean = torch.cat([pairs.clean for pairs in kept])[:n]
-    return Pairs(task=task, clean=clean, corrupted=torch.cat([p.corrupted for p in kept])[:n])
+        pairs = twins(task, Variable(name=f"{operand}_{above}", column=above), n, generator)
+        return Twins(pairs.clean, pairs.corrupted)
+    return _same_sum(task, variable.column - 1, n, generator) if variable.column > 0 else None
+
+
+def _same_sum(task: DigitAddition, column: int, n: int, generator: torch.Generator) -> Twins:
+    """Twins with another digit of a in `column` and as much less in b: uniform among those."""
+    kept: list[Tensor] = []
+    while sum(map(len, kept)) < n:  # only 0 + 0 and 9 + 9 have no such twin
+        clean = task.sample(n, generator)
+        values = task.variables(clean)
+        a, total = values[f"a_{column}"], values[f"digit_sum_{column}"]
+        lowest, highest = (total - 9).clamp(min=0), total.clamp(max=9)
+        share = torch.rand(n, generator=generator, dtype=torch.float64)
+        drawn = lowest + (share * (highest - lowest)).long()  # one fewer: not the digit it has
+        step = (drawn + (drawn >= a) - a) * 10**column
+        twin = clean + torch.stack([step, -step], 1)
+        kept.append(torch.stack([clean, twin], 1)[highest > lowest])
+    return Twins(*torch.cat(kept)[:n].unbind(1))
 
 
 def digit_task(subject: Subject) -> DigitAddition:
@@ -110,19 +144,20 @@ def all_heads(subject: Subject) -> list[Head]:
 
 
 def answers_with(
-    subject: Subject, pairs: Pairs, column: int, head_sets: Sequence[Sequence[Head]]
+    subject: Subject, pairs: Pairs | Twins, column: int, head_sets: Sequence[Sequence[Head]]
 ) -> Int[Tensor, "cell batch answer"]:
     """The answer with each set of heads patched from the twin where `column` is predicted."""
     task = digit_task(subject)
     at = task.answer_positions[answer_index(task, column)]
     cells = [tuple(_from_twin(head, at) for head in heads) for heads in head_sets]
-    answers = torch.zeros(len(cells), *pairs.answer.shape, dtype=torch.long)
+    clean, twin = (task.encode(x).to(subject.device) for x in (pairs.clean, pairs.corrupted))
+    answers = torch.zeros(len(cells), len(clean), len(task.answer_positions), dtype=torch.long)
     for chunk in intervene_in_chunks(
         subject.params,
-        pairs.clean_tokens.to(subject.device),
+        clean,
         subject.config,
         cells,
-        other=pairs.corrupted_tokens.to(subject.device),
+        other=twin,
         positions=task.answer_positions,
     ):
         logits = chunk.logits[..., : task.n_answer_tokens]
@@ -143,7 +178,8 @@ def as_predicted(
 def name_heads(subject: Subject, pairs: Pairs, variable: Variable) -> Bringers:
     """Add the head that helps most until `ENOUGH` of the pairs do as predicted.
 
-    Ties go to the earlier head. Stops as well where no further head helps.
+    Ties go to the earlier head. Stops as well where no further head helps. Then heads without
+    which the share is no lower are left out again: what helped first may be needed no more.
     """
     chosen: tuple[Head, ...] = ()
     share = 0.0
@@ -156,6 +192,13 @@ def name_heads(subject: Subject, pairs: Pairs, variable: Variable) -> Bringers:
         if float(shares[best]) <= share:
             break
         chosen, share = candidates[best], float(shares[best])
+    while len(chosen) > 1:
+        fewer = [tuple(head for head in chosen if head != out) for out in chosen]
+        shares = as_predicted(subject, pairs, variable.column, fewer).double().mean(-1)
+        best = int(shares.argmax())
+        if float(shares[best]) < share:
+            break
+        chosen, share = fewer[best], float(shares[best])
     return Bringers(variable=variable, heads=tuple(sorted(chosen)), share=share)
 
 

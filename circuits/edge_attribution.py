@@ -14,9 +14,9 @@ chunks that fit a memory budget.
 This file registers no method: `eap`, `eap_ig` and `eap_ig_activations` do.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -28,7 +28,10 @@ from circuits.mechanism import Progress
 from circuits.problem import Problem, writer_outputs
 from workbench.errors import CircuitError
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
+from workbench.memory import halving_chunks, needs_memory
 from workbench.transformer import Edit, forward
+
+Result = TypeVar("Result")
 
 INPUTS = (0, 1)
 """The embeddings, by their index among a graph's writers."""
@@ -62,23 +65,19 @@ def attribute_edges(
         courses: each writer should be scored by one course.
         shares: the points of a course: 0 is the base run, 1 is patched in wholly.
 
-    Raises `CircuitError` for a metric without gradients.
+    Raises `CircuitError` for a metric without gradients, `ResourceError` where not even one pair
+    fits in memory.
     """
-    graph, n = problem.graph, len(problem.base)
-    hooks = [reader.hook for reader in graph.reading_hooks]
+    n = len(problem.base)
+    with needs_memory(f"what writers write on {n} pairs"):
+        values = problem.patch.new_zeros(problem.graph.is_edge.shape)
     share = _shares_of_writers(problem, courses, shares)
-    values = problem.patch.new_zeros(graph.is_edge.shape)
-    for rows in row_chunks(problem, n_cells=len(share)):
-        change = change_of_writers(problem, rows)
-        gradients = hook_gradients(problem, rows, hooks, change, share)
-        for reader in graph.reading_hooks:
-            at = slice(reader.start, reader.start + reader.count)
-            gradient = gradients[reader.hook]
-            gradient = gradient if reader.split else gradient[..., None, :]
-            along = rearrange(gradient, "(course k) ... -> course k ...", course=len(courses))
-            for course, mean in zip(courses, along.mean(1), strict=True):
-                writers = [w for w in course.scored if w < reader.writers]
-                values[..., writers, at] += contract(graph, change[writers], mean)
+
+    def score(rows: Tensor) -> Tensor:
+        return _scores_of_rows(problem, rows, courses, share)
+
+    for rows, scores in chunks_of_rows(problem, score, n_cells=len(share)):
+        values += scores
         yield Progress(int(rows[-1]) + 1, n, "pairs")
     return values / n
 
@@ -149,17 +148,26 @@ def measure_rows(
     return problem.metric(logits[:, fill])[:, rows]
 
 
+def chunks_of_rows(
+    problem: Problem, run: Callable[[Tensor], Result], *, n_cells: int
+) -> Iterator[tuple[Int[Tensor, " row"], Result]]:
+    """What `run` makes of one chunk of pairs after another, and which pairs those were.
+
+    A gradient pass of so many cells takes as many pairs as the budget allows, and fewer where
+    memory runs out. Raises `ResourceError` where not even one pair fits.
+    """
+    rows = torch.arange(len(problem.base), device=problem.base.device)
+    costs = [_bytes_of_row(problem, n_cells)] * len(rows)
+    one = f"the gradient of one pair in {n_cells} cells"
+    chunks = halving_chunks(costs, _budget(problem), lambda part: run(rows[part]), one=one)
+    for part, made in chunks:
+        yield rows[part], made
+
+
 def row_chunks(problem: Problem, *, n_cells: int) -> tuple[Int[Tensor, " row"], ...]:
     """Pairs, in chunks that keep a gradient pass of so many cells within the budget."""
-    config, (batch, n_pos) = problem.config, problem.base.shape
-    d, heads = config.d_model, config.n_heads
-    # Per layer: three split inputs, each read, normed and with gradient; results; MLP; patterns.
-    layer = d * (10 * heads + 8) + 4 * config.d_mlp + 4 * heads * n_pos
-    writers = 3 * len(problem.graph.writers) * d
-    row = problem.patch.element_size() * n_pos * (n_cells * config.n_layers * layer + writers)
-    budget = CUDA_BUDGET if problem.base.device.type == "cuda" else 4 * CPU_BUDGET
-    size = max(1, budget // row)
-    return torch.split(torch.arange(batch, device=problem.base.device), size)
+    rows = torch.arange(len(problem.base), device=problem.base.device)
+    return torch.split(rows, max(1, _budget(problem) // _bytes_of_row(problem, n_cells)))
 
 
 def writing_hooks(graph: Graph) -> list[Writing]:
@@ -179,6 +187,39 @@ def writing_hooks(graph: Graph) -> list[Writing]:
             found.append(Writing(hook=f"{block}.hook_mlp_out", start=start, count=1, split=False))
             start += 1
     return found
+
+
+def _budget(problem: Problem) -> int:
+    return CUDA_BUDGET if problem.base.device.type == "cuda" else 4 * CPU_BUDGET
+
+
+def _bytes_of_row(problem: Problem, n_cells: int) -> int:
+    config, n_pos = problem.config, problem.base.shape[1]
+    d, heads = config.d_model, config.n_heads
+    # Per layer: three split inputs, each read, normed and with gradient; results; MLP; patterns.
+    layer = d * (10 * heads + 8) + 4 * config.d_mlp + 4 * heads * n_pos
+    writers = 3 * len(problem.graph.writers) * d
+    return problem.patch.element_size() * n_pos * (n_cells * config.n_layers * layer + writers)
+
+
+def _scores_of_rows(
+    problem: Problem, rows: Tensor, courses: Sequence[Course], share: Tensor
+) -> Float[Tensor, "*pos writer reader"]:
+    """The edge scores of some pairs, summed over them."""
+    graph = problem.graph
+    scores = problem.patch.new_zeros(graph.is_edge.shape)
+    change = change_of_writers(problem, rows)
+    hooks = [reader.hook for reader in graph.reading_hooks]
+    gradients = hook_gradients(problem, rows, hooks, change, share)
+    for reader in graph.reading_hooks:
+        at = slice(reader.start, reader.start + reader.count)
+        gradient = gradients[reader.hook]
+        gradient = gradient if reader.split else gradient[..., None, :]
+        along = rearrange(gradient, "(course k) ... -> course k ...", course=len(courses))
+        for course, mean in zip(courses, along.mean(1), strict=True):
+            writers = [w for w in course.scored if w < reader.writers]
+            scores[..., writers, at] += contract(graph, change[writers], mean)
+    return scores
 
 
 def _shares_of_writers(

@@ -10,7 +10,7 @@ and gradients flow to them. Cells fold into the batch axis of one `forward`, who
 depend on how many edges are cut.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from circuits.graph import Graph, Reader
 from circuits.problem import Problem
-from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
+from workbench.intervene import CPU_BUDGET, CUDA_BUDGET, wanted_positions
+from workbench.memory import halving_chunks, needs_memory
 from workbench.params import ModelConfig, Params
 from workbench.transformer import Edit, forward
 
@@ -35,28 +36,58 @@ def run_circuits(
     keep: Keep,
     patch: Float[Tensor, "writer batch pos d_model"],
     *,
-    positions: tuple[int, ...] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> Float[Tensor, "cell batch wanted d_vocab_out"]:
-    """Logits of every cell on every input, all cells in one pass."""
+    """Logits of every cell on every input, all cells in one pass, at `positions` (all when None).
+
+    Raises `HookError` for a position that the inputs do not have.
+    """
+    wanted = wanted_positions(positions, tokens.shape[1])
     n_cells, batch = keep.shape[0], tokens.shape[0]
     folded = repeat(tokens, "batch pos -> (cell batch) pos", cell=n_cells)
     cut = _Cut(graph, 1 - keep, patch)
     logits = forward(params, folded, config, edits=cut.edits()).logits
-    logits = logits if positions is None else logits[:, list(positions)]
+    logits = logits if positions is None else logits[:, wanted]
     return rearrange(logits, "(cell batch) pos v -> cell batch pos v", cell=n_cells, batch=batch)
 
 
 def measure_circuits(problem: Problem, keep: Keep) -> Float[Tensor, "cell batch"]:
-    """The problem's metric for every cell on every pair, in chunks that fit the caches."""
+    """The problem's metric for every cell on every pair, in chunks that fit the caches.
+
+    Raises `ResourceError` where not even one cell fits in memory.
+    """
     return torch.cat(list(measure_in_chunks(problem, keep)))
 
 
 def measure_in_chunks(problem: Problem, keep: Keep) -> Iterator[Float[Tensor, "cell batch"]]:
     """As `measure_circuits`, a chunk of cells at a time: for progress bars."""
-    size = cells_per_chunk(problem)
-    with torch.no_grad():
-        for chunk in torch.split(keep.to(problem.clean.device, problem.patch.dtype), size):
-            yield problem.metric(circuit_logits(problem, chunk))
+    with needs_memory(f"what writers write on {len(problem.base)} pairs"):
+        cells = keep.to(problem.clean.device, problem.patch.dtype)
+
+    def measure(chunk: slice) -> Tensor:
+        return problem.metric(circuit_logits(problem, cells[chunk]))
+
+    yield from chunks_of_cells(problem, len(cells), measure)
+
+
+def chunks_of_cells(
+    problem: Problem, n_cells: int, run: Callable[[slice], Tensor]
+) -> Iterator[Tensor]:
+    """What `run` makes of one chunk of cells after another, without gradients.
+
+    No cells are one empty chunk. Raises `ResourceError` where not even one cell fits in memory.
+    """
+    config, (batch, n_pos) = problem.config, problem.base.shape
+    writers = len(problem.graph.writers)
+    per_row = config.d_model * (2 * writers + 6 * config.n_heads + 6) + 2 * config.d_mlp
+    cost = problem.patch.element_size() * batch * n_pos * per_row
+    budget = CUDA_BUDGET if problem.base.device.type == "cuda" else 4 * CPU_BUDGET
+    one = f"one circuit on {batch} pairs of {n_pos} positions"
+    measure = torch.no_grad()(run)
+    if not n_cells:
+        yield measure(slice(0))
+    for _, made in halving_chunks([cost] * n_cells, budget, measure, one=one):
+        yield made
 
 
 def circuit_logits(problem: Problem, keep: Keep) -> Float[Tensor, "cell batch wanted d_vocab_out"]:
@@ -70,15 +101,6 @@ def circuit_logits(problem: Problem, keep: Keep) -> Float[Tensor, "cell batch wa
         problem.patch,
         positions=problem.positions,
     )
-
-
-def cells_per_chunk(problem: Problem) -> int:
-    """How many cells to run together."""
-    config, (batch, n_pos) = problem.config, problem.base.shape
-    writers = len(problem.graph.writers)
-    per_row = config.d_model * (2 * writers + 6 * config.n_heads + 6) + 2 * config.d_mlp
-    budget = CUDA_BUDGET if problem.base.device.type == "cuda" else 4 * CPU_BUDGET
-    return max(1, budget // (4 * batch * n_pos * per_row))
 
 
 class _Cut:

@@ -19,6 +19,7 @@ from torch import Tensor
 from circuits.circuit import Circuit, Selection, top_edges
 from circuits.edges import measure_in_chunks
 from circuits.mechanism import Progress
+from circuits.method import Scores
 from circuits.problem import Problem
 from workbench.errors import CircuitError
 from workbench.finding import Interval
@@ -32,6 +33,9 @@ GRID = 32
 """How many circuit sizes are measured at once when the smallest circuit is sought."""
 CELLS = 256
 """How many circuits are turned into numbers at once."""
+
+EdgeScores = Scores | Float[Tensor, "*pos writer reader"]
+"""A bare tensor counts as signed; `Scores` say themselves whether they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,7 @@ def faithfulness_steps(
 
 def faithfulness_curve(
     problem: Problem,
-    scores: Float[Tensor, "*pos writer reader"],
+    scores: EdgeScores,
     sizes: Sequence[int] | None = None,
     *,
     selection: Selection = "absolute",
@@ -119,14 +123,15 @@ def faithfulness_curve(
     """Faithfulness of the best n edges for every size, with 0 and all edges added.
 
     `signed` ranks edges by how far patching them moves the metric from m(M) towards m(none),
-    `absolute` by how far it moves at all. Dead ends are left in. Raises `CircuitError` as
+    `absolute` by how far it moves at all; scores without a sign rank by size under both. Dead ends
+    are left in. Raises `CircuitError` as
     `faithfulness` and `top_edges` do.
     """
     total = problem.graph.n_edges
     wanted = [round(share * total) for share in SHARES] if sizes is None else sizes
     chosen = sorted({0, total, *wanted})
-    ranked = oriented(problem, scores) if selection == "signed" else scores
-    members = [top_edges(problem.graph, ranked, n, selection=selection) for n in chosen]
+    order = ranked(problem, scores, selection)
+    members = [top_edges(problem.graph, order, n, selection=selection) for n in chosen]
     found = yield from faithfulness_steps(problem, stack_members(problem, members), n_bootstrap=0)
     return FaithfulnessCurve(
         sizes=tuple(chosen), values=found.values, selection=selection, n=len(found.full)
@@ -143,17 +148,30 @@ def cmd(curve: FaithfulnessCurve) -> float:
     return float(torch.trapezoid((1 - curve.values).abs(), curve.shares))
 
 
-def oriented(
-    problem: Problem, scores: Float[Tensor, "*pos writer reader"]
+def ranked(
+    problem: Problem, scores: EdgeScores, selection: Selection
 ) -> Float[Tensor, "*pos writer reader"]:
-    """Scores with the sign that makes patching towards m(none) positive. `CircuitError` at 0."""
+    """What `top_edges` is to rank under a selection. Raises `CircuitError` as `oriented` does."""
+    if selection == "signed":
+        return oriented(problem, scores)
+    return scores.values if isinstance(scores, Scores) else scores
+
+
+def oriented(problem: Problem, scores: EdgeScores) -> Float[Tensor, "*pos writer reader"]:
+    """Scores with the sign that makes patching towards m(none) positive.
+
+    Scores of a method without a sign stay as they are. Raises `CircuitError` where m(M) = m(none).
+    """
+    values = scores.values if isinstance(scores, Scores) else scores
+    if isinstance(scores, Scores) and not scores.signed:
+        return values
     full, empty = finish(ends(problem))
-    return scores if gap_between(full, empty) < 0 else -scores
+    return values if gap_between(full, empty) < 0 else -values
 
 
 def smallest_circuit(
     problem: Problem,
-    scores: Float[Tensor, "*pos writer reader"],
+    scores: EdgeScores,
     *,
     faithfulness: float = 1 - FAITHFUL,
     selection: Selection = "absolute",
@@ -165,7 +183,7 @@ def smallest_circuit(
     where faithfulness does not grow steadily a smaller one may hide between.
     """
     limit = problem.graph.n_edges if max_edges is None else min(max_edges, problem.graph.n_edges)
-    ranked = oriented(problem, scores) if selection == "signed" else scores
+    order = ranked(problem, scores, selection)
     circuits: dict[int, Circuit] = {}
     tried: dict[int, float] = {}
     low, high, best = 0, limit, None
@@ -173,7 +191,9 @@ def smallest_circuit(
         step = max(1, -(-(high - low) // GRID))
         sizes = sorted({*range(low + step, high, step), high} - tried.keys())
         for n in sizes:
-            circuits[n] = top_edges(problem.graph, ranked, n, selection=selection).pruned()
+            circuits[n] = top_edges(problem.graph, order, n, selection=selection).pruned(
+                problem.positions
+            )
         if sizes:
             cells = stack_members(problem, [circuits[n] for n in sizes])
             found = yield from faithfulness_steps(problem, cells, n_bootstrap=0)
@@ -207,7 +227,9 @@ def measure_members(
     """
     place = torch.arange(len(members))
     if problem.ablation == "resample":
-        alive = [Circuit(problem.graph, member).pruned().member for member in members]
+        alive = [
+            Circuit(problem.graph, member).pruned(problem.positions).member for member in members
+        ]
         members, place = torch.unique(torch.stack(alive), dim=0, return_inverse=True)
     parts, done = [], 0
     for start in range(0, len(members), CELLS):

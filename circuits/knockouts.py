@@ -67,6 +67,8 @@ class Minimality:
     """The K at which it is largest, per member."""
     outside: Float[Tensor, " outside"]
     """The same for random edges outside, each added to the circuit where it is no dead end."""
+    n: int
+    """How many pairs the effects average over."""
 
     @property
     def threshold(self) -> float:
@@ -83,7 +85,7 @@ class Minimality:
     def to_dict(self) -> dict[str, Any]:
         """The share, its threshold, and the effect of every member."""
         effects = dict(zip(self.members, self.effects.tolist(), strict=True))
-        numbers = {"share": self.share, "threshold": self.threshold}
+        numbers = {"share": self.share, "threshold": self.threshold, "n": self.n}
         return numbers | {"n_outside": len(self.outside), "effects": effects}
 
 
@@ -127,19 +129,22 @@ def minimality(
     *,
     n_sets: int = 4,
     n_outside: int = 20,
+    n_pairs: int | None = None,
     seed: int = 0,
 ) -> Generator[Progress, None, Minimality]:
     """Whether each edge and component matters for some K (Wang et al. 2022, section 4.2).
 
     K is nothing, each component and `n_sets` random sets: a member with a stand-in matters only
-    once the stand-in is out. The same is measured of `n_outside` edges that are not members.
+    once the stand-in is out. The same is measured of `n_outside` edges that are not members, on
+    all pairs or `n_pairs` drawn at random.
     """
+    problem = _some_pairs(problem, n_pairs, seed)
     whole, names = stack_members(problem, [circuit])[0], circuit.components()
     touching = _touching(problem.graph, names)
     tried = _component_sets(len(names), n_sets, seed)
-    edges = single_edges(circuit.graph, whole.nonzero())
-    outside = single_edges(circuit.graph, random_edges_outside(circuit, n_outside, seed))
-    changed = torch.cat([edges, touching & whole, outside])
+    places = random_edges_outside(circuit, n_outside, seed, positions=problem.positions)
+    outside = single_edges(circuit.graph, places)
+    changed = torch.cat([single_edges(circuit.graph, whole.nonzero()), touching & whole, outside])
     before = _without(whole, tried, touching)
     # Members are taken out of C \ K; an edge outside is added to C before K is taken out.
     moved = changed & _without(problem.graph.is_edge, tried, touching)[:, None]
@@ -150,13 +155,22 @@ def minimality(
     unchanged = means[: len(tried), None].expand(differs.shape)[differs]
     effects[differs] = (means[len(tried) :] - unchanged).abs()
     largest, where = effects.max(0)
-    n_members = circuit.n_edges + len(names)
+    members = (*circuit.edges, *names)
     return Minimality(
-        members=(*circuit.edges, *names),
-        effects=largest[:n_members],
-        sets=_names(names, tried[where[:n_members]]),
-        outside=largest[n_members:],
+        members=members,
+        effects=largest[: len(members)],
+        sets=_names(names, tried[where[: len(members)]]),
+        outside=largest[len(members) :],
+        n=len(problem.clean),
     )
+
+
+def _some_pairs(problem: Problem, n_pairs: int | None, seed: int) -> Problem:
+    n = len(problem.clean)
+    if n_pairs is None or n_pairs >= n:
+        return problem
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:n_pairs]
+    return problem.of_pairs(drawn.sort().values)
 
 
 def _knock_out(

@@ -1,11 +1,12 @@
 """A way to score the edges of a graph. One file each in `circuits/methods/`, registered by name.
 
-All methods have one signature and one sign: `score(problem)` says of each edge how much the
-problem's metric changes, per pair and on average, when that edge is patched:
+All methods have one signature. Those that are `signed` have one sign, too: `score(problem)` says of
+each edge how much the problem's metric changes, per pair and on average, when that edge is patched:
 
     score[writer, reader] = mean over pairs of  m(edge patched) - m(run that is patched)
 
-exactly (`exact`), to first order, or by a rank that is said to stand for it (ACDC, masks).
+exactly (`exact`) or to first order. The others (ACDC, masks) only say how much an edge matters: the
+more the larger, never negative.
 """
 
 from abc import ABC, abstractmethod
@@ -13,13 +14,20 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.edges import measure_circuits
 from circuits.graph import Graph
 from circuits.mechanism import Progress
 from circuits.problem import Ablation, Direction, Problem
+from workbench.errors import CircuitError
 from workbench.registry import Registry
+
+ROUNDING = 1e-6
+"""Scores below this share of what removing all edges changes are rounding noise (in float64; in
+lower precision below 100 times its own rounding)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,8 @@ class Scores:
     values: Float[Tensor, "*pos writer reader"]
     """Zero where there is no edge. On the CPU."""
     method: str
+    signed: bool
+    """Whether the sign says which way the metric moves; if not, larger only means more."""
     metric: str
     ablation: Ablation
     direction: Direction
@@ -45,7 +55,7 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the numbers, as JSON."""
-        names = ("method", "metric", "ablation", "direction", "n", "seed")
+        names = ("method", "signed", "metric", "ablation", "direction", "n", "seed")
         return {name: getattr(self, name) for name in names} | {"settings": dict(self.settings)}
 
 
@@ -57,6 +67,8 @@ class Method(ABC):
     """One line, with the source."""
     random: ClassVar[bool] = False
     """Whether the seed matters."""
+    signed: ClassVar[bool] = True
+    """Whether a score is a change of the metric. Where not, it is a rank that is never negative."""
 
     @abstractmethod
     def _score(
@@ -65,14 +77,21 @@ class Method(ABC):
         """The score of every edge."""
 
     def score(self, problem: Problem, *, seed: int = 0) -> Generator[Progress, None, Scores]:
-        """Score every edge. Yields progress; run it with `workbench.progress.finish`."""
+        """Score every edge. Yields progress; run it with `workbench.progress.finish`.
+
+        Raises `CircuitError` where all scores are rounding noise although removing all edges
+        changes the metric: their order would mean nothing.
+        """
         from workbench import config as configuration
 
         values = yield from self._score(problem, seed)
+        values = values.detach().cpu() * problem.graph.is_edge
+        self._check(problem, float(values.abs().max()))
         return Scores(
             graph=problem.graph,
-            values=(values.detach().cpu() * problem.graph.is_edge),
+            values=values,
             method=self.name,
+            signed=self.signed,
             metric=problem.metric.name,
             ablation=problem.ablation,
             direction=problem.direction,
@@ -81,6 +100,25 @@ class Method(ABC):
             settings=configuration.to_dict(self),
         )
 
+    def _check(self, problem: Problem, largest: float) -> None:
+        change = change_without_edges(problem)
+        whole = float(change.abs().mean())
+        noise = max(ROUNDING, 100 * torch.finfo(change.dtype).eps)
+        if whole > 0 and largest < noise * whole:
+            raise CircuitError(
+                f"{self.name} scores no edge above {largest:.2g} by {problem.metric.name}, which "
+                f"removing all edges changes by {whole:.2g}: the order of the edges would be "
+                "noise; choose another metric, or another method, such as exact"
+            )
+
 
 methods: Registry[type[Method]] = Registry("method", "circuits.methods")
 """Every method, by name."""
+
+
+def change_without_edges(problem: Problem) -> Float[Tensor, " batch"]:
+    """How the metric of each pair changes when all edges are removed; 0 within rounding error."""
+    none = torch.zeros(1, *problem.graph.is_edge.shape)
+    change = measure_circuits(problem, none)[0] - problem.base_metric
+    rounding = 100 * torch.finfo(change.dtype).eps * problem.base_metric.abs().clamp(min=1)
+    return torch.where(change.abs() > rounding, change, torch.zeros_like(change))

@@ -19,10 +19,11 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.edges import cells_per_chunk
+from circuits.edges import chunks_of_cells
 from circuits.graph import LOGITS, Graph, Reader, component
 from circuits.problem import Problem, writer_outputs
 from workbench.errors import CircuitError
+from workbench.memory import needs_memory
 from workbench.transformer import Edit, forward
 
 Path = Sequence[str]
@@ -33,7 +34,8 @@ def path_patch(problem: Problem, *paths: Path) -> Float[Tensor, " batch"]:
 
     Where paths meet at a reader, their changes add; where they share an edge, it counts once. A
     component in the middle of a path writes what it computes; at the start of one, its patch.
-    Raises `CircuitError` for a path that the network does not have.
+    Raises `CircuitError` for a path that the network does not have, `ResourceError` where the runs
+    do not fit in memory.
     """
     return path_patches(problem, [paths])[0]
 
@@ -42,15 +44,18 @@ def path_patches(problem: Problem, cells: Sequence[Sequence[Path]]) -> Float[Ten
     """`path_patch` of many sets of paths, together. Paths are at all positions at once."""
     graph = Graph(problem.config)
     starts, passes = _edges(graph, cells)
-    with torch.no_grad():
+    hooks = [reader.hook for reader in graph.reading_hooks]
+    with torch.no_grad(), needs_memory(f"the unpatched run of {len(problem.base)} pairs"):
         written = writer_outputs(problem.params, problem.base, problem.config)
-        hooks = [reader.hook for reader in graph.reading_hooks]
         read = forward(problem.params, problem.base, problem.config, taps=hooks).activations
-        parts = []
-        for chunk in torch.split(torch.arange(len(cells)), cells_per_chunk(problem)):
-            run = _PathRun(problem, graph, written, read, starts[chunk], passes[chunk])
-            parts.append(problem.metric(run.logits()) - problem.base_metric)
-    return torch.cat(parts)
+        base_metric = problem.base_metric
+        _ = problem.patch  # computed here, once
+
+    def measure(chunk: slice) -> Tensor:
+        run = _PathRun(problem, graph, written, read, starts[chunk], passes[chunk])
+        return problem.metric(run.logits()) - base_metric
+
+    return torch.cat(list(chunks_of_cells(problem, len(cells), measure)))
 
 
 def all_paths(graph: Graph, start: str) -> list[tuple[str, ...]]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.circuit import INPUTS, Circuit
+from circuits.circuit import INPUTS, Circuit, path_ends
 from circuits.graph import LOGITS, Graph, component
 from workbench.errors import CircuitError
 
@@ -32,10 +32,12 @@ def random_circuits(
     *,
     kind: RandomKind = "uniform",
     within: Circuit | None = None,
+    positions: Sequence[int] | None = None,
 ) -> list[Circuit]:
     """`n` random circuits of `n_edges` edges (`connected`: of about that size, no dead ends).
 
-    They are drawn from the whole graph, or from the edges `within` another circuit. Raises
+    They are drawn from the whole graph, or from the edges `within` another circuit. `positions` are
+    those whose logits count, for `connected` ones of a graph per position (all when None). Raises
     `CircuitError` where there are fewer edges, or no circuits are asked for.
     """
     room = graph.is_edge if within is None else within.member.cpu()
@@ -52,7 +54,7 @@ def random_circuits(
         if kind == "uniform":
             drawn.append(_first(graph, order, n_edges))
         else:
-            drawn.append(_connected(graph, order, n_edges))
+            drawn.append(_connected(graph, order, n_edges, positions))
     return drawn
 
 
@@ -69,19 +71,18 @@ def percentile_near_one(
     return 100 * float(((ahead > 0) & ~tie).double().mean() + tie.double().mean() / 2)
 
 
-def random_edges_outside(circuit: Circuit, n: int, seed: int) -> Int[Tensor, "edge axis"]:
-    """Places of up to `n` random edges that are not members and, once added, no dead ends."""
-    places = (circuit.graph.is_edge & ~circuit.member).nonzero()
+def random_edges_outside(
+    circuit: Circuit, n: int, seed: int, *, positions: Sequence[int] | None = None
+) -> Int[Tensor, "edge axis"]:
+    """Places of up to `n` random edges that are not members and, once added, no dead ends.
+
+    `positions` are those whose logits count, for a graph per position (all when None).
+    """
+    places = (circuit.graph.is_edge & ~circuit.member.cpu()).nonzero()
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for place in places[torch.randperm(len(places), generator=generator)]:
-        member = circuit.member.clone()
-        member[tuple(place)] = True
-        if bool(Circuit(circuit.graph, member).pruned().member[tuple(place)]):
-            found.append(place)
-            if len(found) == n:
-                break
-    return torch.stack(found) if found else places[:0]
+    drawn = places[torch.randperm(len(places), generator=generator)]
+    alive = circuit.on_paths(positions).cpu()[tuple(drawn.T)]
+    return drawn[alive][:n]
 
 
 def inflate(
@@ -115,6 +116,7 @@ def random_path(
     Each step is any edge out of where the path has come. In a graph per position keys and values
     lead to any position that may attend to theirs; the path ends at one of `positions`.
     """
+    ends = path_ends(graph, positions) if graph.n_pos is not None else []
     while True:
         pos = None if graph.n_pos is None else _pick(range(graph.n_pos), generator)
         name = _pick(INPUTS, generator)
@@ -128,7 +130,7 @@ def random_path(
             if pos is not None and graph.readers[reader].endswith(("<k>", "<v>")):
                 causal = graph.config.attention_dir == "causal"
                 pos = _pick(range(pos if causal else 0, graph.n_pos or 0), generator)
-        if pos is None or pos in positions:
+        if pos is None or pos in ends:
             return path
 
 
@@ -145,16 +147,18 @@ def _pick(options: Sequence[Any], generator: torch.Generator) -> Any:
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
-def _connected(graph: Graph, order: Tensor, n_edges: int) -> Circuit:
+def _connected(
+    graph: Graph, order: Tensor, n_edges: int, positions: Sequence[int] | None
+) -> Circuit:
     """The pruned beginning of the order whose size is nearest; the smaller one where they tie."""
     low, high = 0, len(order)  # the pruned size never shrinks as edges are added
     while low < high:
         middle = (low + high) // 2
-        if _first(graph, order, middle).pruned().n_edges >= n_edges:
+        if _first(graph, order, middle).pruned(positions).n_edges >= n_edges:
             high = middle
         else:
             low = middle + 1
-    below, above = (_first(graph, order, max(0, k)).pruned() for k in (low - 1, low))
+    below, above = (_first(graph, order, max(0, k)).pruned(positions) for k in (low - 1, low))
     return below if n_edges - below.n_edges <= above.n_edges - n_edges else above
 
 

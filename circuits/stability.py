@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from circuits.circuit import Selection, top_edges
-from circuits.faithfulness import oriented
+from circuits.faithfulness import ranked
 from circuits.graph import Graph
 from circuits.mechanism import Progress
 from circuits.method import Method
@@ -165,10 +165,7 @@ def compare_scores(
     if bool((flat == flat[:, :1]).all(1).any()):
         raise CircuitError("all edges have one score in some run; choose other pairs or a metric")
     first, second = torch.combinations(torch.arange(len(scores))).T
-    generator = torch.Generator().manual_seed(seed)
-    random = list(torch.randn(2 * N_CONTROL, *graph.is_edge.shape, generator=generator))
-    chance = _members(graph, random, n_edges, selection)
-    ranks = _flat(graph, random, selection)
+    random_jaccard, random_rank_correlation = _controls(graph, n_edges, selection, seed)
     return Stability(
         graph=graph,
         over=over,
@@ -178,12 +175,8 @@ def compare_scores(
         inclusion=members.double().mean(0),
         jaccards=_jaccard(members[first], members[second]),
         rank_correlations=_spearman(flat[first], flat[second]),
-        random_jaccard=_control(
-            "Jaccard index of random scores", _jaccard(chance[:N_CONTROL], chance[N_CONTROL:])
-        ),
-        random_rank_correlation=_control(
-            "rank correlation of random scores", _spearman(ranks[:N_CONTROL], ranks[N_CONTROL:])
-        ),
+        random_jaccard=random_jaccard,
+        random_rank_correlation=random_rank_correlation,
     )
 
 
@@ -202,8 +195,8 @@ def _stability(
     found: list[Tensor] = []
     for name, problem, run_seed in runs:
         yield Progress(len(found), n_runs, f"{method.name} on {name}")
-        scores = (yield from method.score(problem, seed=run_seed)).values
-        found.append(oriented(problem, scores) if selection == "signed" else scores)
+        scores = yield from method.score(problem, seed=run_seed)
+        found.append(ranked(problem, scores, selection))
         names.append(name)
     return compare_scores(
         problem.graph,
@@ -213,6 +206,22 @@ def _stability(
         runs=names,
         selection=selection,
         seed=seed,
+    )
+
+
+def _controls(
+    graph: Graph, n_edges: int, selection: Selection, seed: int
+) -> tuple[Control, Control]:
+    """Jaccard index and rank correlation of pairs of random scores."""
+    generator = torch.Generator().manual_seed(seed)
+    random = list(torch.randn(2 * N_CONTROL, *graph.is_edge.shape, generator=generator))
+    chance = _members(graph, random, n_edges, selection)
+    ranks = _flat(graph, random, selection)
+    shared = _jaccard(chance[:N_CONTROL], chance[N_CONTROL:])
+    alike = _spearman(ranks[:N_CONTROL], ranks[N_CONTROL:])
+    return (
+        _control("Jaccard index of random scores", shared),
+        _control("rank correlation of random scores", alike),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from circuits.cells import Subject
 from circuits.circuit import Circuit, Selection, top_edges
 from circuits.evaluate import Evaluation, evaluate
-from circuits.faithfulness import oriented, smallest_circuit
+from circuits.faithfulness import ranked, smallest_circuit
 from circuits.mechanism import Progress
 from circuits.method import Scores, methods
 from circuits.problem import Ablation, Direction, Problem, make_problem
@@ -104,8 +104,8 @@ def circuit_steps(
 ) -> Generator[Progress, None, Found]:
     """Score the edges and take the best `n_edges`, or the fewest that are faithful.
 
-    Raises `UnknownName` for a method, `CircuitError` for more edges than there are and where no
-    circuit is faithful, or its faithfulness is undefined.
+    Raises `UnknownName` for a method, `CircuitError` for more edges than there are, where no
+    circuit is faithful or its faithfulness is undefined, and what `Method.score` raises.
     """
     scorer = methods.get(method)()
     total = problem.graph.n_edges
@@ -113,12 +113,10 @@ def circuit_steps(
         raise CircuitError(f"{n_edges} edges asked for; the graph has {total} edges")
     scores = yield from scorer.score(problem, seed=seed)
     if n_edges is not None:
-        ranked = oriented(problem, scores.values) if selection == "signed" else scores.values
-        circuit = top_edges(problem.graph, ranked, n_edges, selection=selection)
+        order = ranked(problem, scores, selection)
+        circuit = top_edges(problem.graph, order, n_edges, selection=selection)
         return Found(circuit=circuit, scores=scores, selection=selection)
-    found = yield from smallest_circuit(
-        problem, scores.values, faithfulness=SOUGHT, selection=selection
-    )
+    found = yield from smallest_circuit(problem, scores, faithfulness=SOUGHT, selection=selection)
     if found.circuit is None:
         raise CircuitError(
             f"no circuit by {method} reaches faithfulness {SOUGHT}; the network may not do its "

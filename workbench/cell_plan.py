@@ -1,10 +1,10 @@
-"""What a chunk of cells puts where: the unpatched run, the sources, and the plan by hook.
+"""What cells put where: checks, the unpatched run, the sources, and the plan of a chunk by hook.
 
 Activations are held as rows, `[pos, batch, ...]`; `slot = cell * n_pos + pos` numbers the rows of
 a chunk.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench import layers
-from workbench.errors import HookError
+from workbench.errors import HookError, PairError
 from workbench.intervene import (
     Cell,
     Function,
@@ -27,9 +27,36 @@ from workbench.intervene import (
     Value,
     Zero,
     has_heads,
+    last_axis,
 )
+from workbench.memory import needs_memory
 from workbench.params import ModelConfig, Params
+from workbench.registry import unknown
 from workbench.transformer import forward, hook_names
+
+NEURON_HOOKS = ("pre", "post")
+
+ORTHONORMAL = 1e-4
+"""How far the products of a subspace's directions may be from 0 and 1."""
+
+
+def check_cells(
+    cells: Sequence[Cell], config: ModelConfig, *, n_pos: int, has_other: bool = True
+) -> None:
+    """Raise `HookError` or `PairError` for the first site or source that cannot be."""
+    if not cells:
+        raise HookError("no cells to run; give at least one tuple of interventions")
+    known = set(hook_names(config))
+    for cell in cells:
+        for made in cell:
+            _check_site(made.site, config, known, n_pos)
+            if isinstance(made.source, OtherInput) and not has_other:
+                raise PairError(
+                    f"the activation at {made.site.hook} is to come from another input, but none "
+                    "was given; pass other="
+                )
+            if isinstance(made.source, Value):
+                _check_value(made.site.hook, made.source.value)
 
 
 def as_rows(hook: str, activation: Tensor) -> Tensor:
@@ -98,13 +125,22 @@ class Sources:
             self.known[key] = self._make(hook, source)
         return self.known[key]
 
+    def run_for(self, sources: Iterable[object]) -> None:
+        """Run what these sources are taken from. Raises `ResourceError` where that does not fit."""
+        for kind in {type(source) for source in sources}:
+            if issubclass(kind, OtherInput):
+                assert self.other is not None
+                self._run("other", self.other)
+            elif issubclass(kind, Mean | MeanPositional | Resample):
+                self._run("reference", self.reference)
+
     def _make(self, hook: str, source: object) -> Tensor:
         if isinstance(source, OtherInput):
             assert self.other is not None
-            return as_rows(hook, self._run(hook, self.other, "other"))
+            return as_rows(hook, self._run("other", self.other)[hook])
         if isinstance(source, Zero):
             return torch.zeros((), dtype=self.base.logits.dtype, device=self.base.device)
-        rows = as_rows(hook, self._run(hook, self.reference, "reference"))
+        rows = as_rows(hook, self._run("reference", self.reference)[hook])
         if isinstance(source, Resample):
             generator = torch.Generator().manual_seed(source.seed)
             drawn = torch.randint(len(self.reference), (self.base.batch,), generator=generator)
@@ -117,11 +153,70 @@ class Sources:
             raise HookError(f"{hook}: keys differ by position; use the positional mean there")
         return mean.mean(0, keepdim=True)
 
-    def _run(self, hook: str, tokens: Tensor, which: str) -> Tensor:
+    def _run(self, which: str, tokens: Tensor) -> dict[str, Tensor]:
         if which not in self.runs:
-            run = forward(self.params, tokens, self.config, taps=self.hooks)
+            with needs_memory(f"the run of {len(tokens)} {which} inputs"):
+                run = forward(self.params, tokens, self.config, taps=self.hooks)
             self.runs[which] = run.activations
-        return self.runs[which][hook]
+        return self.runs[which]
+
+
+def _check_site(site: Site, config: ModelConfig, known: set[str], n_pos: int) -> None:
+    if site.hook not in known:
+        raise HookError(unknown("hook", site.hook, known))
+    leaf = site.hook.rsplit("hook_", 1)[-1]
+    limits = (
+        ("position", site.positions, n_pos, True),
+        ("head", site.heads, config.n_heads, has_heads(site.hook)),
+        ("neuron", site.neurons, config.d_mlp, ".mlp." in site.hook and leaf in NEURON_HOOKS),
+    )
+    for what, chosen, length, applies in limits:
+        if chosen is None:
+            continue
+        if not applies:
+            raise HookError(f"{site.hook} has no {what} axis; leave {what}s out")
+        lowest = -length if what == "position" else 0
+        wrong = [index for index in chosen if not lowest <= index < length]
+        if wrong or not chosen:
+            raise HookError(
+                f"{what} {wrong[0] if wrong else '()'} at {site.hook}: there are {length}, "
+                f"counted from 0"
+            )
+    if site.subspace is not None:
+        _check_subspace(site, config)
+
+
+def _check_value(hook: str, value: Tensor) -> None:
+    """Refuse what would turn every logit to NaN; scores of -inf hide a key, and are let through."""
+    if not isinstance(value, Tensor):
+        raise HookError(f"the value for {hook} is {value!r}; make it a tensor, torch.tensor(...)")
+    finite = value.isfinite()
+    if hook.endswith("hook_attn_scores"):
+        finite |= value == -torch.inf
+    if not bool(finite.all()):
+        raise HookError(
+            f"the value for {hook} holds NaN or infinity in {int((~finite).sum())} of "
+            f"{value.numel()} places; put numbers there"
+        )
+
+
+def _check_subspace(site: Site, config: ModelConfig) -> None:
+    assert site.subspace is not None
+    length = last_axis(config, site.hook)
+    basis = site.subspace.double()
+    if length is None or site.neurons is not None:
+        raise HookError(f"{site.hook}: a subspace needs a whole feature axis; leave one out")
+    if basis.ndim != 2 or basis.shape[1] != length:
+        raise HookError(
+            f"the subspace at {site.hook} has shape {list(basis.shape)}; it needs rows of {length}"
+        )
+    gram = basis @ basis.T
+    off = float((gram - torch.eye(len(basis), dtype=gram.dtype, device=gram.device)).abs().max())
+    if not off <= ORTHONORMAL:
+        raise HookError(
+            f"the directions of the subspace at {site.hook} are not orthonormal (off by {off:.2g});"
+            " take the Q of torch.linalg.qr of their transpose"
+        )
 
 
 class Round(NamedTuple):

@@ -34,7 +34,7 @@ class HookError(WorkbenchError):
 
 
 class MetricError(WorkbenchError):
-    """A metric that is not registered, or that returned a wrong shape or NaN."""
+    """A metric that is not registered, or that returned a wrong shape, NaN or infinity."""
 
 
 class CircuitError(WorkbenchError):
@@ -47,6 +47,10 @@ class RunError(WorkbenchError):
 
 class TrainingError(WorkbenchError):
     """Training that diverged or collapsed."""
+
+
+class ResourceError(WorkbenchError):
+    """Work whose smallest part does not fit in memory."""
 
 
 class DeviceError(WorkbenchError):

@@ -25,20 +25,15 @@ from torch import Tensor
 from workbench.errors import ConfigError, HookError, PairError
 from workbench.params import ModelConfig, Params
 from workbench.registry import unknown
-from workbench.transformer import hook_names
 
 CPU_BUDGET = 32 * 2**20
 """Bytes of activations that the cells of one chunk may take; small enough for the caches."""
 CUDA_BUDGET = 4 * 2**30
 
-ORTHONORMAL = 1e-4
-"""How far the products of a subspace's directions may be from 0 and 1."""
-
 HEAD_HOOKS = (
     *("q", "k", "v", "z", "attn_scores", "pattern", "result"),
     *("q_input", "k_input", "v_input"),
 )
-NEURON_HOOKS = ("pre", "post")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -205,8 +200,9 @@ def intervene(
         budget: bytes of activations that the cells of a chunk may take; None for the default of
             the device.
 
-    Raises `HookError` for a site that this network does not have, `PairError` for inputs that do
-    not fit together, `MemoryError` where not even one cell fits in memory.
+    Raises `HookError` for a site or position that this network does not have, or a value that is
+    not finite; `PairError` for inputs that do not fit together, or none; `ConfigError` for a budget
+    below 1; `ResourceError` where not even one cell, or an unpatched run, fits in memory.
     """
     chunks = intervene_in_chunks(
         params,
@@ -239,9 +235,16 @@ def intervene_in_chunks(
     budget: int | None = None,
 ) -> Iterator[Chunk]:
     """As `intervene`, a chunk at a time: for long sweeps and progress bars."""
+    from workbench.cell_plan import check_cells
     from workbench.patched_forward import run_chunks
 
+    wanted = wanted_positions(positions, tokens.shape[-1])
+    if budget is not None and budget < 1:
+        raise ConfigError(f"budget = {budget}: give at least 1 byte, or None for the default")
     check_cells(cells, config, n_pos=tokens.shape[-1], has_other=other is not None)
+    for name, given in (("inputs", tokens), ("reference inputs", reference)):
+        if given is not None and not len(given):
+            raise PairError(f"no {name}, got {list(given.shape)}; give at least one")
     for name, given in (("other", other), ("reference", reference)):
         rows = given is not None and (name == "reference" or given.shape[0] == tokens.shape[0])
         if given is not None and not (rows and given.shape[1:] == tokens.shape[1:]):
@@ -256,27 +259,22 @@ def intervene_in_chunks(
         cells,
         other=other,
         reference=tokens if reference is None else reference,
-        positions=positions,
+        wanted=wanted,
         gradients=gradients,
         budget=budget,
     )
 
 
-def check_cells(
-    cells: Sequence[Cell], config: ModelConfig, *, n_pos: int, has_other: bool = True
-) -> None:
-    """Raise `HookError` or `PairError` for the first site or source that cannot be."""
-    if not cells:
-        raise HookError("no cells to run; give at least one tuple of interventions")
-    known = set(hook_names(config))
-    for cell in cells:
-        for made in cell:
-            _check_site(made.site, config, known, n_pos)
-            if isinstance(made.source, OtherInput) and not has_other:
-                raise PairError(
-                    f"the activation at {made.site.hook} is to come from another input, but none "
-                    "was given; pass other="
-                )
+def wanted_positions(positions: Sequence[int] | None, n_pos: int) -> list[int]:
+    """Positions counted from 0, all when None. Raises `HookError` for one that inputs lack."""
+    chosen = range(n_pos) if positions is None else positions
+    wrong = [at for at in chosen if not -n_pos <= at < n_pos]
+    if wrong or not len(chosen):
+        raise HookError(
+            f"logits asked for at position {wrong[0] if wrong else '()'}; the inputs have "
+            f"positions 0 to {n_pos - 1}"
+        )
+    return [range(n_pos)[at] for at in chosen]
 
 
 def has_heads(hook: str) -> bool:
@@ -292,50 +290,6 @@ def last_axis(config: ModelConfig, hook: str) -> int | None:
     if leaf in ("q", "k", "v", "z"):
         return config.d_head
     return config.d_mlp if ".mlp." in hook else config.d_model
-
-
-def _check_site(site: Site, config: ModelConfig, known: set[str], n_pos: int) -> None:
-    if site.hook not in known:
-        raise HookError(unknown("hook", site.hook, known))
-    leaf = site.hook.rsplit("hook_", 1)[-1]
-    limits = (
-        ("position", site.positions, n_pos, True),
-        ("head", site.heads, config.n_heads, has_heads(site.hook)),
-        ("neuron", site.neurons, config.d_mlp, ".mlp." in site.hook and leaf in NEURON_HOOKS),
-    )
-    for what, chosen, length, applies in limits:
-        if chosen is None:
-            continue
-        if not applies:
-            raise HookError(f"{site.hook} has no {what} axis; leave {what}s out")
-        lowest = -length if what == "position" else 0
-        wrong = [index for index in chosen if not lowest <= index < length]
-        if wrong or not chosen:
-            raise HookError(
-                f"{what} {wrong[0] if wrong else '()'} at {site.hook}: there are {length}, "
-                f"counted from 0"
-            )
-    if site.subspace is not None:
-        _check_subspace(site, config)
-
-
-def _check_subspace(site: Site, config: ModelConfig) -> None:
-    assert site.subspace is not None
-    length = last_axis(config, site.hook)
-    basis = site.subspace.double()
-    if length is None or site.neurons is not None:
-        raise HookError(f"{site.hook}: a subspace needs a whole feature axis; leave one out")
-    if basis.ndim != 2 or basis.shape[1] != length:
-        raise HookError(
-            f"the subspace at {site.hook} has shape {list(basis.shape)}; it needs rows of {length}"
-        )
-    gram = basis @ basis.T
-    off = float((gram - torch.eye(len(basis), dtype=gram.dtype, device=gram.device)).abs().max())
-    if not off <= ORTHONORMAL:
-        raise HookError(
-            f"the directions of the subspace at {site.hook} are not orthonormal (off by {off:.2g});"
-            " take the Q of torch.linalg.qr of their transpose"
-        )
 
 
 def _source_from_dict(kind: str, source: Mapping[str, Any]) -> Source:

@@ -59,16 +59,27 @@ class Metric:
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, logits: Logits) -> PerInput:
-        """One number per cell and input. Raises `MetricError` for a wrong shape or NaN."""
+        """One number per cell and input.
+
+        Raises `MetricError` for what is no float tensor, a wrong shape, NaN or infinity.
+        """
         value = self.function(logits)
+        wanted = f"one number per input, a float tensor {list(logits.shape[:-2])}"
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            got = f"{value.dtype} numbers" if isinstance(value, Tensor) else repr(value)[:80]
+            raise MetricError(f"metric {self.name} returned {got}; it must give {wanted}")
         if value.shape != logits.shape[:-2]:
             raise MetricError(
                 f"metric {self.name} returned shape {list(value.shape)} for logits "
-                f"{list(logits.shape)}; it must give one number per input, "
-                f"{list(logits.shape[:-2])}"
+                f"{list(logits.shape)}; it must give {wanted}"
             )
-        if bool(torch.isnan(value).any()):
-            raise MetricError(f"metric {self.name} returned NaN; look at the logits it was given")
+        if not bool(torch.isfinite(value).all()):
+            got = "NaN" if bool(value.isnan().any()) else "infinity"
+            raise MetricError(
+                f"metric {self.name} returned {got} for logits "
+                f"{'that are finite' if bool(logits.isfinite().all()) else 'that are not'}; look "
+                "at the activations put in, or choose another metric"
+            )
         return value
 
 

@@ -10,8 +10,14 @@ from torch import Tensor
 from workbench.errors import PairError
 from workbench.task import Inputs, Task
 
+WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 DRAWS_PER_PAIR = 100
 """Inputs drawn for each pair wanted before giving up: most have no such twin."""
+
+
+MOST_PAIRS = 1_000_000
+"""Pairs that can be drawn at once; their tokens and activations would fill any memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +29,12 @@ class Pairs:
     corrupted: Int[Tensor, "twin twin_operand"]
 
     def __post_init__(self) -> None:
+        for side, inputs in (("clean", self.clean), ("corrupted", self.corrupted)):
+            if inputs.dtype not in WHOLE_NUMBERS or inputs.ndim != 2:
+                raise PairError(
+                    f"{side} inputs are {inputs.dtype} {list(inputs.shape)}; they must be whole "
+                    "numbers [batch, operand], such as task.sample() gives"
+                )
         if self.clean.shape != self.corrupted.shape or not len(self.clean):
             raise PairError(
                 f"clean {list(self.clean.shape)} and corrupted {list(self.corrupted.shape)} inputs "
@@ -72,10 +84,10 @@ def draw_pairs(
     """`n` random inputs beside corrupted twins, made by the task's corruption `how`.
 
     Inputs without such a twin, or whose twin has the same answer, are drawn again. Raises
-    `TaskError` for an unknown corruption, `PairError` where too few inputs have a twin.
+    `TaskError` for an unknown corruption, `PairError` where too few inputs have a twin, or for more
+    than `MOST_PAIRS`.
     """
-    if n < 1:
-        raise PairError(f"{n} pairs asked for; ask for at least one")
+    _check_number(n)
     found: list[tuple[Tensor, Tensor]] = []
     for _ in range(DRAWS_PER_PAIR):
         inputs = task.sample(n, generator, distribution=distribution)
@@ -91,13 +103,12 @@ def draw_pairs(
 
 
 def draw_mixed_pairs(task: Task, hows: Sequence[str], n: int, generator: torch.Generator) -> Pairs:
-    """`n` pairs, as equal shares as can be by each of several corruptions."""
+    """`n` pairs, as equal shares as can be by each of several corruptions. Raises `PairError`."""
     if not hows:
         raise PairError("no corruption named; give at least one")
+    _check_number(n)
     sizes = [n // len(hows) + (i < n % len(hows)) for i in range(len(hows))]
     drawn = [draw_pairs(task, how, m, generator) for how, m in zip(hows, sizes, strict=True) if m]
-    if not drawn:
-        raise PairError(f"{n} pairs asked for; ask for at least one")
     return joined(drawn)
 
 
@@ -146,3 +157,10 @@ def pairs_from_text(task: Task, clean: Sequence[str], corrupted: Sequence[str]) 
         )
     sides = [torch.cat([task.parse(text) for text in texts]) for texts in (clean, corrupted)]
     return Pairs(task=task, clean=sides[0], corrupted=sides[1])
+
+
+def _check_number(n: int) -> None:
+    if n < 1:
+        raise PairError(f"{n} pairs asked for; ask for at least one")
+    if n > MOST_PAIRS:
+        raise PairError(f"{n:,} pairs asked for, at most {MOST_PAIRS:,} at once; use fewer")

@@ -10,8 +10,6 @@ layers above it, at the positions from it on, and all cells of a chunk share eac
 `slot = cell * n_pos + pos` numbers the rows. Values of rows are `[row, batch, ...]`.
 """
 
-import bisect
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +23,7 @@ from workbench import layers
 from workbench.cell_plan import Sources, Unpatched, make_plan, patched
 from workbench.errors import HookError
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET, Cell, Chunk
+from workbench.memory import halving_chunks, needs_memory
 from workbench.params import ModelConfig, Params
 from workbench.transformer import hook_names, unembed
 
@@ -44,43 +43,33 @@ def run_chunks(
     *,
     other: Int[Tensor, "batch pos"] | None,
     reference: Int[Tensor, "reference pos"],
-    positions: Sequence[int] | None,
+    wanted: list[int],
     gradients: bool,
     budget: int | None,
 ) -> Iterator[Chunk]:
     """What `workbench.intervene.intervene_in_chunks` says, for cells that were checked."""
-    n_pos = tokens.shape[1]
+    batch, n_pos = tokens.shape
     order = {name: place for place, name in enumerate(hook_names(config))}
     starts = [_start(cell, order, n_pos) for cell in cells]
     by_depth = sorted(range(len(cells)), key=lambda cell: starts[cell])  # like beside like
-    wanted = [range(n_pos)[at] for at in (range(n_pos) if positions is None else positions)]
-    with _grad_mode(gradients):
+    with _grad_mode(gradients), needs_memory(f"the unpatched run of {batch} inputs"):
         base = Unpatched(params, tokens, config, wanted)
-        hooks = frozenset(made.site.hook for cell in cells for made in cell)
-        sources = Sources(params, config, base, other, reference, hooks)
+    hooks = frozenset(made.site.hook for cell in cells for made in cell)
+    sources = Sources(params, config, base, other, reference, hooks)
+    with _grad_mode(gradients):
+        sources.run_for(made.source for cell in cells for made in cell)
     if budget is None:
         budget = CUDA_BUDGET if tokens.device.type == "cuda" else CPU_BUDGET
+
+    def run(part: slice) -> Tensor:
+        with _grad_mode(gradients):
+            chosen = [cells[cell] for cell in by_depth[part]]
+            return _Chunk(base, sources, chosen, gradients).logits()
+
     sizes = [_bytes_of_cell(config, tokens, starts[cell][1]) for cell in by_depth]
-    ends = list(itertools.accumulate(sizes))
-    start = 0
-    while start < len(cells):
-        stop = bisect.bisect_right(ends, ends[start] - sizes[start] + budget)
-        chosen = by_depth[start : max(stop, start + 1)]
-        try:
-            with _grad_mode(gradients):
-                run = _Chunk(base, sources, [cells[cell] for cell in chosen], gradients)
-                logits = run.logits()
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            if len(chosen) == 1:
-                raise MemoryError(
-                    f"one cell on {len(tokens)} inputs does not fit in memory; use fewer inputs"
-                ) from error
-            budget = sum(sizes[start : start + len(chosen)]) // 2
-            continue
-        yield Chunk(cells=chosen, logits=logits)
-        start += len(chosen)
+    one = f"one cell on {batch} inputs of {n_pos} positions"
+    for part, logits in halving_chunks(sizes, budget, run, one=one):
+        yield Chunk(cells=by_depth[part], logits=logits)
 
 
 def _start(cell: Cell, order: Mapping[str, int], n_pos: int) -> tuple[int, int]:
@@ -92,12 +81,6 @@ def _start(cell: Cell, order: Mapping[str, int], n_pos: int) -> tuple[int, int]:
 
 def _grad_mode(gradients: bool) -> AbstractContextManager[None]:
     return torch.enable_grad() if gradients else torch.no_grad()
-
-
-def _out_of_memory(error: Exception) -> bool:
-    words = str(error)
-    out = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return out or "not enough memory" in words or "can't allocate memory" in words
 
 
 def _bytes_of_cell(config: ModelConfig, tokens: Tensor, first: int) -> int:

@@ -1,12 +1,13 @@
 """Column addition: heads bring the digits of a column and the carry into it to its answer digit.
 
 The parts are named on some pairs of inputs and tested on others (`circuits.digit_columns`), each
-test beside other heads, twins that leave the variable alone, and an untrained network. Quirke and
+test beside other heads, twins that leave the variable alone, and an untrained network. The claims
+are of each column, so the worst variable counts, and the worst of every control. Quirke and
 Barez 2023 (arXiv:2310.13121) describe such heads; here each claim is an exact prediction of the
 answer.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,11 +41,19 @@ from workbench.task import Task
 from workbench.tasks.digit_addition import DigitAddition
 from workbench.transformer import forward
 
-NAMING_PAIRS, TESTING_PAIRS = 100, 200
+NAMING_PAIRS, TESTING_PAIRS = 200, 200
 """Pairs per variable; drawn apart."""
 HOLDS, CONTROL_HOLDS = 0.9, 0.25
-"""A finding needs at least this share, and of every control at most that."""
-RULE = f"value >= {HOLDS} and every control <= {CONTROL_HOLDS}"
+"""Every variable needs at least this share, and of every control at most that.
+
+Heads are named until 98 % of the naming pairs do as predicted; chosen on those, they do a little
+worse on others. Something that brings half of a column, or a carry in most of its
+cases only, stays well below 0.9. A control that is right by luck reads about 0.1, one digit in
+ten; a quarter leaves room for that and for chance, and none for a rival of the named heads.
+"""
+RULE = f"of every variable, value >= {HOLDS} and every control <= {CONTROL_HOLDS}"
+OTHER_HEADS = "as many other heads"
+"""The control without which a finding means nothing."""
 MARGIN_INPUTS = 2000
 
 
@@ -78,10 +87,81 @@ CLAIMS = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One variable's test: where the prediction came true, for its heads and for the controls."""
+
+    held: Bool[Tensor, " batch"]
+    others: list[float]
+    """Share per draw of as many other heads; empty where there are not as many."""
+    idle: Bool[Tensor, " batch"] | None
+    """Where the answer digit changed with the same heads patched from a twin in which the variable
+    is the same (`idle_twins`); None where there are no such twins."""
+    untrained: Bool[Tensor, " batch"]
+
+
+def worst_of(claim: Claim, tested: list[Outcome]) -> Finding:
+    """The variable on which the claim does worst, beside the worst variable of every control."""
+    shares = [float(test.held.double().mean()) for test in tested]
+    least = tested[shares.index(min(shares))].held
+    controls = (
+        _worst_draws([test.others for test in tested]),
+        _worst_share(
+            "same heads, twins in which it is the same",
+            [test.idle for test in tested if test.idle is not None],
+        ),
+        _worst_share("same heads of an untrained network", [test.untrained for test in tested]),
+    )
+    made = tuple(control for control in controls if control is not None)
+    return Finding(
+        id=claim.id,
+        claim=claim.text,
+        measure=f"least, over {len(tested)} variables, of the {claim.measure}",
+        value=min(shares),
+        n=len(least),
+        interval=wilson_interval(int(least.sum()), len(least)),
+        held_out=min(shares),
+        controls=made,
+        verdict=support(min(shares), made),
+        rule=RULE,
+        details={
+            "mean over variables": sum(shares) / len(shares),
+            "variables": float(len(tested)),
+            "pairs of all variables": float(sum(len(test.held) for test in tested)),
+        },
+    )
+
+
 def support(value: float, controls: tuple[Control, ...]) -> Support:
-    """Whether a finding's rule holds."""
+    """Whether a finding's rule holds; not applicable where it would without other heads to compare.
+
+    The value and every control are those of the worst variable, so that a column that fails fails
+    the finding.
+    """
     below = all(control.value <= CONTROL_HOLDS for control in controls)
-    return "supported" if value >= HOLDS and below else "not supported"
+    if value < HOLDS or not below:
+        return "not supported"
+    compared = any(control.name == OTHER_HEADS for control in controls)
+    return "supported" if compared else "not applicable"
+
+
+def other_heads(
+    every: Sequence[Head], named: Sequence[Head], n_draws: int, generator: torch.Generator
+) -> list[tuple[Head, ...]]:
+    """Random sets of as many heads that were not named, from the layers of the named ones first.
+
+    Empty where more than half of all heads were named: there are not as many others, and patching
+    fewer would look like a control that passed.
+    """
+    others = [head for head in every if head not in named]
+    size, layers = max(len(named), 1), {layer for layer, _ in named}
+    if size > len(others):
+        return []
+    draws = []
+    for _ in range(n_draws):
+        shuffled = [others[i] for i in torch.randperm(len(others), generator=generator).tolist()]
+        draws.append(tuple(sorted(shuffled, key=lambda head: head[0] not in layers)[:size]))
+    return draws
 
 
 class ColumnAddition(Mechanism):
@@ -107,7 +187,7 @@ class ColumnAddition(Mechanism):
             yield Progress(done, total, f"naming the heads that bring {variable.name}")
             pairs = twins(task, variable, NAMING_PAIRS, generator)
             named[variable.name] = name_heads(subject, pairs, variable)
-        tested: dict[str, _Tested] = {}
+        tested: dict[str, Outcome] = {}
         fresh = untrained(subject, seed)
         for done, variable in enumerate(variables):
             yield Progress(len(variables) + done, total, f"testing {variable.name}")
@@ -115,25 +195,12 @@ class ColumnAddition(Mechanism):
             tested[variable.name] = _test(subject, fresh, variable, heads, generator, n_draws)
         yield Progress(total - 1, total, "measuring accuracy")
         findings = tuple(
-            _finding(claim, [tested[v.name] for v in claim.variables(task)]) for claim in CLAIMS
+            worst_of(claim, [tested[v.name] for v in claim.variables(task)]) for claim in CLAIMS
         )
         return _explanation(subject, findings, named, tested, seed)
 
 
 mechanisms.register("column_addition")(ColumnAddition())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tested:
-    """One variable's test: where the prediction came true, for its heads and for the controls."""
-
-    held: Bool[Tensor, " batch"]
-    others: list[float]
-    """Share per draw of as many other heads."""
-    idle: Bool[Tensor, " batch"] | None
-    """Where the answer digit changed with the same heads patched from a twin in which the variable
-    is the same (`idle_twins`); None where there are no such twins."""
-    untrained: Bool[Tensor, " batch"]
 
 
 def _test(
@@ -143,17 +210,17 @@ def _test(
     heads: tuple[Head, ...],
     generator: torch.Generator,
     n_draws: int,
-) -> _Tested:
+) -> Outcome:
     task, column = digit_task(subject), variable.column
     pairs = twins(task, variable, TESTING_PAIRS, generator)
-    sets = _other_heads(subject, heads, n_draws, generator)
+    sets = other_heads(all_heads(subject), heads, n_draws, generator)
     shares = as_predicted(subject, pairs, column, [heads, *sets])
     idle, idle_pairs = None, idle_twins(task, variable, TESTING_PAIRS, generator)
     if idle_pairs is not None:
         digit = answer_index(task, column)
         answers = answers_with(subject, idle_pairs, column, [heads, ()])[..., digit]
         idle = answers[0] != answers[1]
-    return _Tested(
+    return Outcome(
         held=shares[0],
         others=shares[1:].double().mean(-1).tolist(),
         idle=idle,
@@ -161,55 +228,25 @@ def _test(
     )
 
 
-def _other_heads(
-    subject: Subject, heads: tuple[Head, ...], n_draws: int, generator: torch.Generator
-) -> list[tuple[Head, ...]]:
-    """Draws of as many other heads (of all others, where there are fewer)."""
-    others = [head for head in all_heads(subject) if head not in heads]
-    size = min(max(len(heads), 1), len(others))
-    orders = [torch.randperm(len(others), generator=generator) for _ in range(n_draws)]
-    return [tuple(others[int(i)] for i in order[:size]) for order in orders]
-
-
-def _finding(claim: Claim, tested: list[_Tested]) -> Finding:
-    held = torch.cat([test.held for test in tested])
-    value = float(held.double().mean())
-    others = [
-        float(sum(draw) / len(draw)) for draw in zip(*(t.others for t in tested), strict=True)
-    ]
-    controls = [
-        Control(
-            name="as many other heads",
-            value=sum(others) / len(others),
-            n=len(others),
-            interval=mean_interval(others),
-        ),
-        _share("same heads, twins in which it is the same", [test.idle for test in tested]),
-        _share("same heads of an untrained network", [test.untrained for test in tested]),
-    ]
-    made = tuple(control for control in controls if control is not None)
-    return Finding(
-        id=claim.id,
-        claim=claim.text,
-        measure=claim.measure,
-        value=value,
-        n=len(held),
-        interval=wilson_interval(int(held.sum()), len(held)),
-        held_out=value,
-        controls=made,
-        verdict=support(value, made),
-        rule=RULE,
-        details={"least of any column": min(float(t.held.double().mean()) for t in tested)},
+def _worst_draws(others: list[list[float]]) -> Control | None:
+    """The variable on which other heads do best, over draws; None where some variable has none."""
+    if not all(others):
+        return None
+    worst = max(others, key=lambda draws: sum(draws) / len(draws))
+    return Control(
+        name=OTHER_HEADS,
+        value=sum(worst) / len(worst),
+        n=len(worst),
+        interval=mean_interval(worst),
     )
 
 
-def _share(name: str, parts: list[Bool[Tensor, " batch"] | None]) -> Control | None:
-    """A control counted over inputs; None where it could not be made."""
-    there = [part for part in parts if part is not None]
-    if not there:
+def _worst_share(name: str, parts: list[Bool[Tensor, " batch"]]) -> Control | None:
+    """The variable with the largest share of its inputs; None where there is no variable."""
+    if not parts:
         return None
-    all_of_them = torch.cat(there)
-    count, n = int(all_of_them.sum()), len(all_of_them)
+    worst = max(parts, key=lambda part: float(part.double().mean()))
+    count, n = int(worst.sum()), len(worst)
     interval = wilson_interval(count, n)
     return Control(name=name, value=count / n, n=n, interval=interval, unit="inputs")
 
@@ -218,13 +255,19 @@ def _explanation(
     subject: Subject,
     findings: tuple[Finding, ...],
     named: dict[str, Bringers],
-    tested: dict[str, _Tested],
+    tested: dict[str, Outcome],
     seed: int,
 ) -> Explanation:
     accuracy = measure_accuracy(subject.params, subject.config, subject.task, seed=seed)
     inputs = "all inputs" if accuracy.exhaustive else f"{accuracy.n:,} sampled inputs"
     supports = {finding.id: finding.verdict for finding in findings}
     verdict, reason = judge(accuracy.value, supports, inputs=inputs)
+    alone = [id for id, verdict in supports.items() if verdict == "not applicable"]
+    if verdict == "identified" and alone:
+        verdict, reason = (
+            "partial",
+            f"{reason}, but too many heads are named for {', '.join(alone)}",
+        )
     return Explanation(
         mechanism=ColumnAddition.name,
         verdict=verdict,
@@ -241,13 +284,20 @@ def _explanation(
     )
 
 
-def _part(bringers: Bringers, test: _Tested) -> dict[str, Any]:
+def _part(bringers: Bringers, test: Outcome) -> dict[str, Any]:
     return {
         "variable": bringers.variable.name,
         "heads": [f"a{layer}.h{head}" for layer, head in bringers.heads],
         "naming": bringers.share,
         "tested": float(test.held.double().mean()),
+        "other heads": sum(test.others) / len(test.others) if test.others else None,
+        "twins in which it is the same": _mean(test.idle),
+        "untrained network": _mean(test.untrained),
     }
+
+
+def _mean(part: Bool[Tensor, " batch"] | None) -> float | None:
+    return None if part is None else float(part.double().mean())
 
 
 @torch.no_grad()

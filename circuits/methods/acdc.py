@@ -23,7 +23,7 @@ from circuits.circuit import Circuit
 from circuits.edges import measure_circuits
 from circuits.graph import LOGITS, Graph, component
 from circuits.mechanism import Progress
-from circuits.method import Method, methods
+from circuits.method import Method, change_without_edges, methods
 from circuits.problem import Problem
 from workbench.errors import CircuitError
 
@@ -35,6 +35,7 @@ class Acdc(Method):
 
     name: ClassVar[str] = "acdc"
     summary: ClassVar[str] = "remove edges one by one while the metric stays (Conmy 2023)"
+    signed: ClassVar[bool] = False
 
     n_thresholds: Annotated[int, Field(ge=1)] = 16
     lowest: Annotated[float, Field(gt=0)] = 1e-3
@@ -92,14 +93,6 @@ def sweep(graph: Graph) -> Sequence[tuple[int, ...]]:
     """All edges, by index: readers from last to first, then positions, then writers likewise."""
     places = [tuple(place) for place in graph.is_edge.nonzero().tolist()]
     return sorted(places, key=lambda place: (place[-1], place[:-1]), reverse=True)
-
-
-def change_without_edges(problem: Problem) -> Float[Tensor, " batch"]:
-    """How the metric of each pair changes when all edges are removed; 0 within rounding error."""
-    none = torch.zeros(1, *problem.graph.is_edge.shape)
-    change = measure_circuits(problem, none)[0] - problem.base_metric
-    rounding = 100 * torch.finfo(change.dtype).eps * problem.base_metric.abs().clamp(min=1)
-    return torch.where(change.abs() > rounding, change, torch.zeros_like(change))
 
 
 def _writes_on(graph: Graph, kept: Tensor, place: tuple[int, ...]) -> Bool[Tensor, " cell"]:

@@ -5,7 +5,8 @@ score has the sign of `exact`: an estimate of m(edge patched) - m(base). (Transf
 on the corrupted run, which is our `denoising`; the EAP-IG repository on the clean run, which is our
 `noising`.) It is exact on edges into the logits where the metric is linear there. Where the metric
 is at its optimum on the base run, such as the KL divergence to the clean run under noising, the
-gradient vanishes and so do all scores: integrate (`eap_ig`), or take another metric.
+gradient vanishes and so do all scores, which is an error: integrate (`eap_ig`), or take another
+metric.
 """
 
 from collections.abc import Generator

@@ -14,19 +14,15 @@ and divides by the number of groups too. Its scores are then means over lines mo
 move the edge's writer, they do not sum to an effect, and they may rank edges otherwise than here.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
 
-from circuits.edge_attribution import INPUTS, Course, attribute_edges, writing_hooks
+from circuits.edge_attribution import INPUTS, Course, writing_hooks
 from circuits.graph import Graph
-from circuits.mechanism import Progress
-from circuits.method import Method, methods
-from circuits.methods.eap_ig import Rule, shares_on_line
+from circuits.method import methods
+from circuits.methods.eap_ig import IntegratedMethod
 from circuits.problem import Problem
 
 
@@ -38,19 +34,14 @@ def writer_groups(graph: Graph) -> list[tuple[int, ...]]:
 
 @methods.register("eap_ig_activations")
 @dataclass(frozen=True, kw_only=True)
-class EapIgActivations(Method):
+class EapIgActivations(IntegratedMethod):
     """As `eap`, with the mean gradient while the edge's writer and its group are patched."""
 
     name: ClassVar[str] = "eap_ig_activations"
     summary: ClassVar[str] = "EAP with gradients integrated over each writer's output (Hanna 2024)"
 
-    steps: Annotated[int, Field(ge=1)] = 5
-    rule: Rule = "midpoint"
-    """As in `eap_ig`."""
+    most_steps: Annotated[int, Field(ge=1)] = 128
+    """As in `eap_ig`, of every line; there is one per group of writers."""
 
-    def _score(
-        self, problem: Problem, seed: int
-    ) -> Generator[Progress, None, Float[Tensor, "*pos writer reader"]]:
-        courses = [Course(group, group) for group in writer_groups(problem.graph)]
-        shares = shares_on_line(self.steps, self.rule)
-        return (yield from attribute_edges(problem, courses, shares))
+    def _courses(self, problem: Problem) -> list[Course]:
+        return [Course(group, group) for group in writer_groups(problem.graph)]

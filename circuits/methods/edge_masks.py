@@ -26,8 +26,7 @@ from torch import Tensor
 from circuits.edge_attribution import measure_rows
 from circuits.edges import run_circuits
 from circuits.mechanism import Progress
-from circuits.method import Method, methods
-from circuits.methods.acdc import change_without_edges
+from circuits.method import Method, change_without_edges, methods
 from circuits.problem import Problem
 from workbench.errors import CircuitError
 
@@ -40,6 +39,7 @@ class EdgeMasks(Method):
     name: ClassVar[str] = "edge_masks"
     summary: ClassVar[str] = "learned hard-concrete masks (Louizos 2018, Bhaskar 2024)"
     random: ClassVar[bool] = True
+    signed: ClassVar[bool] = False
 
     steps: Annotated[int, Field(ge=1)] = 200
     lr: Annotated[float, Field(gt=0)] = 0.1

@@ -1,13 +1,17 @@
 """`workbench patch` and `workbench circuit`, as a person runs them, on a tiny trained network."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from apps import cli
+from apps.question import Question
+from apps.tracing import pairs_to_find_and_judge
+from workbench.task import make_task
 
 SMALL = [
     *("--set", "p=7", "--set", "d_model=16", "--set", "d_head=8", "--set", "n_heads=2"),
@@ -80,30 +84,146 @@ def test_a_sweep_is_written_where_asked(folder: Path, kind: str) -> None:
     assert "L0H1" in said.out
 
 
-def test_a_circuit_joins_the_findings(folder: Path) -> None:
-    name = name_of(folder)
-    arguments = ("circuit", name, "--method", "exact", "--edges", "12", "--pairs", "16")
-    said = _run(folder, *arguments, "--draws", "20", "--json", "--quiet")
+def test_columns_are_named_by_the_tokens_of_one_written_pair(folder: Path) -> None:
+    written = ("--clean", "3 + 2 =", "--corrupted", "3 + 4 =", "--by", "position")
+    said = _run(folder, "patch", name_of(folder), *written, "--json")
+    names = json.loads(said.out)["position_names"]
+    assert names[:2] == ["3", "2|4"]  # they differ in b alone
+    assert "2|4" in _run(folder, "patch", name_of(folder), *written).out
+
+
+def joined(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every finding in findings.json, by its id."""
+    path = folder / "runs" / name_of(folder) / "findings.json"
+    rows = json.loads(path.read_text()).values() if path.is_file() else []
+    return {finding["id"]: finding for found in rows for finding in found}
+
+
+def test_the_strongest_part_joins_the_findings_beside_the_runner_up(folder: Path) -> None:
+    sweep = ("patch", name_of(folder), "--site", "resid_pre", "--metric", "log_probability")
+    assert _run(folder, *sweep, "--pairs", "7").status == 0
+    assert "patch_resid_pre_log_probability" not in joined(folder)  # too few to choose and test
+    assert _run(folder, *sweep, "--pairs", "16").status == 0
+    found = joined(folder)["patch_resid_pre_log_probability"]
+    (control,) = found["controls"]
+    assert control["name"].startswith("runner-up, layer 0, position ")
+    assert found["n"] == control["n"] == 8
+    low = found["details"]["lead from"]
+    supported = low > 0 and found["details"]["q"] < 0.05
+    assert found["verdict"] == ("supported" if supported else "not supported")
+    # Lists of axes are taken either way, each axis once, and the usual split keeps its name.
+    assert _run(folder, *sweep, "--pairs", "16", "--by", "position,layer").status == 0
+    twice = ("patch", name_of(folder), "--by", "position", "--by", "head,position")
+    assert _run(folder, *twice, "--pairs", "8", "--direction", "noise").status == 0
+    ids = {name for name in joined(folder) if name.startswith("patch_")}
+    assert ids >= {"patch_resid_pre_log_probability", "patch_head_noising_by_position"}
+    assert not any(name.startswith("patch_resid_pre_log_probability_by") for name in ids)
+
+
+ASKED = ("--method", "exact", "--edges", "12", "--pairs", "16")
+
+
+@pytest.fixture(scope="module")
+def document(folder: Path) -> dict[str, Any]:
+    """What `workbench circuit` says of the trained run."""
+    said = _run(folder, "circuit", name_of(folder), *ASKED, "--draws", "100", "--json", "--quiet")
     assert said.status == 0, said.err
-    document = json.loads(said.out)
+    found: dict[str, Any] = json.loads(said.out)
+    return found
+
+
+def test_a_circuit_joins_the_findings(folder: Path, document: dict[str, Any]) -> None:
+    name = name_of(folder)
     wanted = {"method", "edges", "total_edges", "faithfulness", "completeness"}
     assert {*wanted, "random_percentile", "n", "edge_list"} <= set(document)
-    assert document["edges"] == len(document["edge_list"]) == 12
+    assert document["edges"] == document["edges_asked"] == len(document["edge_list"]) == 12
+    assert 0 < document["live_edges"] <= 12
     assert document["total_edges"] == 2 * 6 + 4 + 5
-    assert document["n"] == 49 and document["exhaustive"]  # every input
-    assert (folder / "runs" / name / "circuit-exact.svg").read_bytes().startswith(b"<?xml")
-    joined = json.loads((folder / "runs" / name / "findings.json").read_text())
-    (findings,) = joined.values()
-    assert "circuit_exact" in [finding["id"] for finding in findings]
+    # A third of the 49 inputs is 16; the other 33 are all that it was not found on.
+    assert document["pairs_for_finding"] == 16
+    assert document["n"] == 33 and document["exhaustive"]
+    run = folder / "runs" / name
+    assert (run / "circuit-exact-12_edges.svg").read_bytes().startswith(b"<?xml")
+    found = joined(folder)["circuit_exact_12_edges"]
+    assert "on every input it was not found on, 33" in found["measure"]
+    assert found["claim"].endswith("found by exact on 16 pairs, do the task")
     explained = _run(folder, "explain", name, "--draws", "2", "--quiet", "--json")
     ids = [finding["id"] for finding in json.loads(explained.out)["findings"]]
-    assert "circuit_exact" in ids and "sufficiency" in ids
+    assert "circuit_exact_12_edges" in ids and "sufficiency" in ids
     # Found again, it takes its own place, in the findings and in the report.
-    assert _run(folder, *arguments, "--draws", "20", "--seed", "1", "--json").status == 0
-    page = (folder / "runs" / name / "report.html").read_text()
-    saved = json.loads((folder / "runs" / name / "explanation.json").read_text())
-    assert [finding["id"] for finding in saved["findings"]].count("circuit_exact") == 1
+    again = _run(folder, "circuit", name, *ASKED, "--seed", "1")
+    words = " ".join(again.out.split())
+    assert "on every input it was not found on, 33" in words and "found on 16 pairs" in words
+    page = (run / "report.html").read_text()
+    saved = json.loads((run / "explanation.json").read_text())
+    assert [finding["id"] for finding in saved["findings"]].count("circuit_exact_12_edges") == 1
     assert "12 of 21 edges" in page
+
+
+def test_each_question_has_files_and_findings_of_its_own(
+    folder: Path, document: dict[str, Any]
+) -> None:
+    """Another metric, or another step, leaves the files of the first as they were."""
+    run = folder / "runs" / name_of(folder)
+    asked = ("circuit", name_of(folder), *ASKED)
+    kept = {path: path.read_bytes() for path in run.glob("circuit-exact-12_edges.*")}
+    assert len(kept) == 2
+    others = ("--metric", "log_probability", "--direction", "denoise", "--selection", "signed")
+    assert _run(folder, *asked, *others).status == 0
+    early = sorted(int(path.stem.split("-")[-1]) for path in (run / "checkpoints").iterdir())[0]
+    assert _run(folder, *asked, "--step", str(early)).status == 0
+    assert (run / f"step-{early:06d}" / "circuit-exact-12_edges.json").is_file()
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert "circuit_exact_log_probability_denoising_signed_12_edges" in joined(folder)
+
+
+def test_no_clean_input_is_both_for_finding_and_for_judging() -> None:
+    """Every one of 25 inputs is in exactly one of the two; drawn ones never overlap either."""
+    small = make_task("modular_addition", {"p": 5})
+    finding, judging, every = pairs_to_find_and_judge(small, Question(pairs=64))
+    rows = [*finding.clean.tolist(), *judging.clean.tolist()]
+    assert every and (len(finding), len(judging)) == (8, 17)
+    assert sorted(rows) == small.domain().tolist()
+    large = make_task(
+        "modular_addition", {"p": 71}
+    )  # 5041 inputs: of 300 and 600 some are the same
+    finding, judging, every = pairs_to_find_and_judge(large, Question(pairs=300))
+    seen = {tuple(row) for row in finding.clean.tolist()}
+    assert not every and len(finding) == 300
+    assert not seen & {tuple(row) for row in judging.clean.tolist()}
+    assert 500 < len(judging) < 600  # 600 x 300 / 5041 = 36 of them had been seen
+    finding, judging, every = pairs_to_find_and_judge(large, Question(pairs=300, exhaustive=True))
+    assert every and (len(finding), len(judging)) == (300, 4741)
+
+
+def test_a_failing_command_leaves_the_run_as_it_was(folder: Path) -> None:
+    run = folder / "runs" / name_of(folder)
+    (folder / "folder.png").mkdir()
+    damaged = run / "explanation.json"
+    whole = damaged.read_bytes() if damaged.is_file() else None
+
+    def state() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+
+    before = state()
+    for command in (("patch", "--pairs", "16"), ("circuit", "--method", "eap", "--pairs", "16")):
+        for out in ("missing/x.png", "folder.png", "x.pdf"):
+            said = _run(folder, command[0], run.name, *command[1:], "--out", out)
+            assert said.status == 2 and out in said.err and len(said.err.splitlines()) == 1
+        assert state() == before
+        weights = hashlib.sha256(b"other").hexdigest()
+        (run / "findings.json").write_text(json.dumps({weights: "damaged"}))
+        mixed = state()
+        said = _run(folder, command[0], run.name, *command[1:], "--out", "x.png")
+        assert said.status == 2 and "damaged" in said.err and not (folder / "x.png").exists()
+        assert state() == mixed
+        found = before.get(str(run / "findings.json"))
+        if found is None:
+            (run / "findings.json").unlink()
+        else:
+            (run / "findings.json").write_bytes(found)
+    if whole is not None:
+        damaged.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +241,15 @@ def test_a_circuit_joins_the_findings(folder: Path) -> None:
         (("circuit", "RUN", "--method", "eapig"), "no method 'eapig'"),
         (("circuit", "RUN", "--edges", "22", "--method", "exact"), "the graph has 21 edges"),
         (("circuit", "RUN", "--edges", "0", "--method", "exact"), "the graph has 21"),
-        (("circuit", "RUN", "--metric", "loss"), "loss"),
-        (("circuit", "RUN", "--out", "edges.csv"), "drawn as .svg or .png"),
+        (("circuit", "RUN", "--metric", "acuracy"), "no metric 'acuracy'; did you mean 'accuracy'"),
+        (("circuit", "RUN", "--ablation", "means"), "did you mean 'mean'"),
+        (("patch", "RUN", "--direction", "noising"), "did you mean 'noise'"),
+        (("circuit", "RUN", "--selection", "sign"), "did you mean 'signed'"),
+        (("circuit", "RUN", "--draws", "99"), "greater than or equal to 100"),
+        (("patch", "RUN", "--pairs", "1000001"), "less than or equal to 1000000"),
+        (("patch", "RUN", "--clean", "1 + 2 =", "--pairs", "9"), "--pairs says how to draw"),
+        (("patch", "RUN", "--clean", "1 + 2 =", "--corrupt", "change_a"), "--corrupt says how"),
+        (("circuit", "RUN", "--out", "edges.csv"), "end its name in .png or .svg"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -13,7 +13,8 @@ clean run changes nothing, so exact patching must miss both (it finds them the o
 the corrupted run). Gradients are another matter. Tracr's softmax is hard (scores 100 apart) and its
 step functions rise within 1/100, so on the line between two inputs the gradient is zero almost
 everywhere and large in windows of 1/100 of the line or less: EAP, which looks at one point, sees
-nothing through such parts, and EAP-IG needs many points (STEPS; five are plenty elsewhere).
+nothing through such parts, and EAP-IG needs many points. It finds out how many, up to a limit; the
+methods are run as they come, and a second table lists the steps they took.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 from rich.console import Console
 
 from apps.console import table
-from circuits.method import Method, Scores, methods
+from circuits.method import Scores, methods
 from circuits.problem import Ablation
 from tests.ground_truth.hand_built import planted
 from tests.ground_truth.scoring import GroundTruth, auroc, random_auroc
@@ -37,8 +38,6 @@ from workbench.progress import finish
 ABLATIONS: tuple[Ablation, ...] = ("resample", "zero")
 GOAL = 0.95
 """What exact patching and EAP-IG are to reach where the truth is unique."""
-STEPS = {"eap_ig": 1000, "eap_ig_activations": 100}
-"""Points on the line, for windows of 1/100 and less; the latter method has a line per writer."""
 NO_EFFECT = 1e-9
 """Effects of metrics of order 1 in float64: anything smaller is rounding."""
 
@@ -65,6 +64,7 @@ def main() -> None:
     for ablation in arguments.ablation or ABLATIONS:
         chosen = [one for one in rows if one["ablation"] == ablation]
         console.print(auroc_table(ablation, chosen, names))
+    console.print(steps_table(rows))
     console.print(missed_table(rows))
 
 
@@ -94,27 +94,23 @@ def row(truth: GroundTruth, ablation: Ablation, names: list[str]) -> dict[str, A
         "random": {"mean": statistics.fmean(chance), "sd": statistics.stdev(chance)},
         "auroc": {},
         "seconds": {},
+        "steps": {},
     }
     for name in names:
         start = time.perf_counter()
         try:
-            scores = finish(method(name).score(truth.problem(ablation)))
+            scores = finish(methods.get(name)().score(truth.problem(ablation)))
         except WorkbenchError as error:
             found["auroc"][name] = None
             found["note"] = f"{found['note']} {name}: {error}".strip()
             continue
         found["seconds"][name] = time.perf_counter() - start
         found["auroc"][name] = auroc(truth, ablation, scores.values)
+        if "steps" in scores.settings:
+            found["steps"][name] = scores.settings["steps"]
         if name == "exact":
             found["missed"] = missed(truth, ablation, scores)
     return found
-
-
-def method(name: str) -> Method:
-    """A method with its defaults, but for the points that Tracr's steps need."""
-    kind: Any = methods.get(name)
-    made: Method = kind(steps=STEPS[name]) if name in STEPS else kind()
-    return made
 
 
 def missed(truth: GroundTruth, ablation: Ablation, scores: Scores) -> list[str]:
@@ -145,6 +141,25 @@ def auroc_table(ablation: Ablation, rows: list[dict[str, Any]], names: list[str]
     title = f"AUROC under {ablation} ablation; >= {GOAL} where the truth is unique: {reached}"
     columns = ["network", "true edges", "undecided", "unique", "pairs", *names, "random (sd)"]
     return table(columns, listed, title=title)
+
+
+def steps_table(rows: list[dict[str, Any]]) -> object:
+    """How many steps each method took that has steps, and how long that was."""
+    names = sorted({name for one in rows for name in one["steps"]})
+    listed = [
+        [
+            one["network"],
+            one["ablation"],
+            *(
+                f"{one['steps'][name]} ({one['seconds'][name]:.1f} s)"
+                if name in one["steps"]
+                else "-"
+                for name in names
+            ),
+        ]
+        for one in rows
+    ]
+    return table(["network", "ablation", *names], listed, title="steps taken")
 
 
 def missed_table(rows: list[dict[str, Any]]) -> object:

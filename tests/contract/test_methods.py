@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from circuits.circuit import Selection, top_edges
+from circuits.faithfulness import faithfulness_curve, ranked, smallest_circuit
 from circuits.graph import Graph
 from circuits.mechanism import Progress
 from circuits.method import Method, Scores, methods
 from circuits.problem import Problem
+from circuits.tracing import circuit_steps
 from workbench import config as configuration
 from workbench.errors import CircuitError, ConfigError
 from workbench.metrics import make_metric
@@ -19,12 +22,15 @@ from workbench.params import ModelConfig, init_params
 from workbench.progress import finish
 from workbench.transformer import forward
 
+SELECTIONS: tuple[Selection, ...] = ("signed", "absolute")
 N_TOKENS = 4
 PLANTED = ("embed->a0.h1<v>", "a0.h1->logits")
 """The one way from the first token to the logits."""
 
 
-def planted_problem(*, per_position: bool = False) -> tuple[Problem, tuple[str, ...]]:
+def planted_problem(
+    *, per_position: bool = False, metric: str = "logit_difference"
+) -> tuple[Problem, tuple[str, ...]]:
     """A network that repeats its first token, by one head, and the edges that do it.
 
     The embedding holds a token as one of the directions 0 to 3; head a0.h1 copies them to the
@@ -54,8 +60,8 @@ def planted_problem(*, per_position: bool = False) -> tuple[Problem, tuple[str, 
         torch.stack([tokens, torch.zeros_like(tokens)], dim=1)
         for tokens in (first, (first + 1) % N_TOKENS)
     )
-    metric = make_metric(
-        "logit_difference",
+    measured = make_metric(
+        metric,
         answer=answer,
         wrong_answer=(answer + 1) % N_TOKENS,
         clean_logits=forward(params, clean, config, positions=[1]).logits,
@@ -66,7 +72,7 @@ def planted_problem(*, per_position: bool = False) -> tuple[Problem, tuple[str, 
         config=config,
         clean=clean,
         corrupted=corrupted,
-        metric=metric,
+        metric=measured,
         positions=(1,),
         graph=Graph(config, 2 if per_position else None),
     )
@@ -96,7 +102,7 @@ def made(name: str) -> Method:
     """A method as it comes, but no more than 20 steps: runtime type checks make them slow."""
     kind: Any = methods.get(name)
     method: Method = kind()
-    if getattr(method, "steps", 0) > 20:
+    if (getattr(method, "steps", None) or 0) > 20:
         method = configuration.override(method, {"steps": "20"}, where=name)
     return method
 
@@ -122,6 +128,56 @@ def test_a_method_finds_the_planted_edges(name: str, per_position: bool, directi
     assert [step.done for step in seen] == sorted(step.done for step in seen)
 
 
+@pytest.mark.parametrize("direction", ["noising", "denoising"])
+@pytest.mark.parametrize("name", methods.names())
+def test_the_planted_edges_are_the_best_under_both_selections(name: str, direction: str) -> None:
+    """The other edges do a fiftieth as much, and a rank without a sign must not be turned round."""
+    problem, truth = planted_problem()
+    problem = replace(problem, direction=direction)
+    scores = finish(made(name).score(problem, seed=3))
+    if not scores.signed:
+        assert scores.values.min() >= 0
+    for selection in SELECTIONS:
+        order = ranked(problem, scores, selection)
+        assert top_edges(problem.graph, order, 2, selection=selection).edges == truth
+        found = finish(smallest_circuit(problem, scores, selection=selection))
+        assert found.circuit is not None and found.circuit.edges == truth
+        curve = finish(faithfulness_curve(problem, scores, [2], selection=selection))
+        # What the noise carries, at most a few fiftieths of the gap.
+        assert float(curve.values[1]) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_circuit_found_by_a_method_without_a_sign_is_the_planted_one(
+    selection: Selection,
+) -> None:
+    problem, truth = planted_problem()
+    found = finish(circuit_steps(problem, method="acdc", n_edges=2, selection=selection))
+    assert found.circuit.edges == truth
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_that_are_rounding_noise_are_an_error(dtype: torch.dtype) -> None:
+    """The KL divergence to the clean run has no slope there, so first order says nothing."""
+    problem, truth = planted_problem(metric="kl_divergence")
+    params = {name: tensor.to(dtype) for name, tensor in problem.params.items()}
+    clean = forward(params, problem.clean, problem.config, positions=[1]).logits
+    one = torch.ones(N_TOKENS, 1, dtype=torch.long)
+    metric = make_metric(
+        "kl_divergence", answer=one, wrong_answer=one, clean_logits=clean, scored=one.bool()
+    )
+    problem = replace(problem, params=params, metric=metric)
+    with pytest.raises(CircuitError, match=r"eap scores no edge above .* choose another metric"):
+        finish(made("eap").score(problem))
+    for name in ("exact", "eap_ig"):
+        scores = finish(made(name).score(problem))
+        assert {problem.graph.edges[i] for i in _best_two(scores)} == set(truth)
+    # Run backwards there is a slope; without a difference there is nothing to find.
+    assert finish(made("eap").score(replace(problem, direction="denoising"))).values.any()
+    same = replace(problem, corrupted=problem.clean)
+    assert finish(made("eap").score(same)).values.abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("name", methods.names())
 def test_a_method_is_reproducible_and_leaves_everything_as_it_was(name: str) -> None:
     problem, _ = planted_problem()
@@ -133,8 +189,14 @@ def test_a_method_is_reproducible_and_leaves_everything_as_it_was(name: str) -> 
     assert (first.method, first.metric, first.n) == (name, "logit_difference", N_TOKENS)
     assert (first.ablation, first.direction) == ("resample", "noising")
     assert first.seed == (3 if method.random else None)
+    assert first.signed == method.signed
     told = json.loads(json.dumps(first.to_dict()))
-    assert configuration.from_dict(type(method), told["settings"], where=name) == method
+    assert told["signed"] == method.signed
+    again = configuration.from_dict(type(method), told["settings"], where=name)
+    for setting, chosen in configuration.to_dict(method).items():
+        # What is None is found out by the method, and told.
+        assert chosen is None or getattr(again, setting) == chosen
+    assert torch.equal(finish(again.score(problem, seed=3)).values, first.values)
     with pytest.raises(ConfigError, match="no x key 'nonsense'"):
         configuration.from_dict(type(method), {"nonsense": 1}, where="x")
     assert type(method).name == name and type(method).summary

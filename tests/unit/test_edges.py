@@ -3,6 +3,7 @@
 float64; 1e-10 covers sums of some hundred terms of order 1 in another order.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,9 @@ from circuits.edges import circuit_logits, measure_circuits
 from circuits.graph import Graph
 from circuits.method import methods
 from circuits.problem import ABLATIONS, Problem
+from circuits.random_circuits import random_circuits, random_edges_outside, random_path
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
-from workbench.errors import CircuitError
+from workbench.errors import CircuitError, HookError
 from workbench.metrics import Metric
 from workbench.params import ModelConfig
 from workbench.progress import finish
@@ -137,3 +139,122 @@ def test_dead_ends_are_pruned() -> None:
         assert set(circuit_of(graph, alive + dead[:2]).pruned().edges) == set(alive)
     assert Circuit(graph, graph.is_edge).pruned().n_edges == graph.n_edges
     assert circuit_of(graph, [f"m0->m1{at}"]).pruned().n_edges == 0
+
+
+def names_on_paths(circuit: Circuit, ends: Sequence[int]) -> set[str]:
+    """Edges on a path, by following names (component, position) one step at a time."""
+    graph = circuit.graph
+    causal = graph.config.attention_dir == "causal"
+
+    def next_nodes(edge: str) -> set[tuple[str, int]]:
+        reader, pos = edge.split("->")[1].split("@")
+        at = int(pos)
+        if reader == "logits":
+            return {("end", at)} if at in ends else set()
+        name, _, letter = reader.partition("<")
+        if letter in ("k>", "v>"):
+            return {(name, to) for to in range(at if causal else 0, graph.n_pos or 0)}
+        return {(name, at)}
+
+    steps = {}
+    for edge in circuit.edges:
+        name, pos = edge.split("->")[0], int(edge.split("@")[1])
+        steps[edge] = ((name, pos), next_nodes(edge))
+    reached = {(name, at) for name in ("embed", "pos_embed") for at in range(graph.n_pos or 0)}
+    leading = {("end", at) for at in ends}
+    for _ in range(len(graph.writers) + 1):  # a path takes one step per component at most
+        for source, targets in steps.values():
+            reached |= targets if source in reached else set()
+            leading |= {source} if targets & leading else set()
+    return {
+        edge for edge, (source, targets) in steps.items() if source in reached and targets & leading
+    }
+
+
+def random_circuit(graph: Graph, seed: int, share: float) -> Circuit:
+    draw = torch.rand(graph.is_edge.shape, generator=torch.Generator().manual_seed(seed))
+    return Circuit(graph, graph.is_edge & (draw < share))
+
+
+def test_paths_per_position_end_where_logits_are_scored_and_never_go_back() -> None:
+    config = ModelConfig(
+        n_layers=1, n_heads=1, d_model=4, d_head=4, d_mlp=8, d_vocab=5, d_vocab_out=5, n_ctx=16
+    )
+    graph = Graph(config, 16)
+    early = circuit_of(graph, ["embed->m0@0", "m0->logits@0"])
+    assert early.pruned().n_edges == early.pruned([-16]).n_edges == 2
+    assert early.pruned([11, 15]).n_edges == 0
+    back = ["embed->a0.h0<v>@15", "a0.h0->logits@11"]
+    assert circuit_of(graph, back).pruned().n_edges == 0
+    both = Graph(replace(config, attention_dir="bidirectional"), 16)
+    assert circuit_of(both, back).pruned([11]).n_edges == 2
+    for letter, at, alive in (("k", 11, 2), ("k", 3, 2), ("q", 11, 2), ("q", 3, 0), ("q", 15, 0)):
+        path = [f"embed->a0.h0<{letter}>@{at}", "a0.h0->logits@11"]
+        assert circuit_of(graph, path).pruned([11]).n_edges == alive
+    for wrong in ([16], [-17], []):
+        with pytest.raises(CircuitError, match="positions 0 to 15"):
+            early.pruned(wrong)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:12])
+def test_pruning_keeps_what_lies_on_a_path_by_name(seed: int) -> None:
+    config = random_config(seed)
+    graph = Graph(config, config.n_ctx)
+    kept = 0
+    for share in (0.05, 0.15, 0.3, 1.0):
+        circuit = random_circuit(graph, seed, share)
+        for ends in ([config.n_ctx - 1], [0, 1], list(range(config.n_ctx))):
+            pruned = circuit.pruned(ends)
+            assert set(pruned.edges) == names_on_paths(circuit, ends)
+            kept += 0 < pruned.n_edges < circuit.n_edges
+        assert circuit.pruned().edges == pruned.edges
+    assert kept >= 2  # neither nothing nor everything
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("seed", SEEDS[:8])
+def test_dead_ends_carry_nothing(seed: int, per_position: bool) -> None:
+    """Logits at the scored positions are the same without them: the network decides."""
+    made = problem(seed, per_position=per_position)
+    circuits = [random_circuit(made.graph, seed, share) for share in (0.1, 0.3, 0.6)]
+    pruned = [circuit.pruned(made.positions) for circuit in circuits]
+    before, after = (torch.cat([c.keep for c in some]).double() for some in (circuits, pruned))
+    assert not torch.equal(before, after)
+    assert_close(circuit_logits(made, after), circuit_logits(made, before))
+
+
+def test_random_controls_of_a_graph_per_position_are_alive() -> None:
+    config = replace(random_config(1), n_layers=2, attention_dir="causal")
+    graph, ends = Graph(config, config.n_ctx), [config.n_ctx - 2]
+    drawn = random_circuits(graph, 20, 20, seed=1, kind="connected", positions=ends)
+    for circuit in drawn:
+        assert names_on_paths(circuit, ends) == set(circuit.edges)
+    # One more edge revives a few others at most.
+    assert 18 <= sum(circuit.n_edges for circuit in drawn) / 20 <= 22
+    circuit = drawn[0]
+    found = random_edges_outside(circuit, graph.n_edges, 0, positions=ends)
+    names = {graph.name(tuple(place)) for place in found.tolist()}
+    expected = set()
+    for edge in circuit.complement().edges:
+        if edge in names_on_paths(circuit.union(circuit_of(graph, [edge])), ends):
+            expected.add(edge)
+    assert names == expected and 0 < len(names) < circuit.complement().n_edges
+    assert torch.equal(random_edges_outside(circuit, 3, 0, positions=ends), found[:3])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        path = random_path(graph, [at - config.n_ctx for at in ends], generator)
+        edges = circuit_of(graph, [graph.name(place) for place in path])
+        assert edges.pruned(ends).edges == edges.edges
+
+
+def test_positions_that_inputs_do_not_have() -> None:
+    made = problem(0)
+    keep = made.graph.is_edge[None].double()
+    with pytest.raises(HookError, match="position 99; the inputs have positions 0 to"):
+        circuit_logits(replace(made, positions=(99,)), keep)
+
+
+def test_no_cells_are_measured_as_none() -> None:
+    made = problem(0)
+    keep = torch.zeros(0, *made.graph.is_edge.shape, dtype=torch.float64)
+    assert measure_circuits(made, keep).shape == (0, 3)

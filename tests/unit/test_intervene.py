@@ -217,6 +217,49 @@ def test_inputs_that_do_not_go_together() -> None:
         intervene(params, tokens, CONFIG, [])
 
 
+@pytest.mark.parametrize("positions", [[3], [0, -4], []])
+def test_positions_that_inputs_do_not_have(positions: list[int]) -> None:
+    params, tokens = random_params(CONFIG, 0), torch.tensor([[0, 1, 2]])
+    with pytest.raises(HookError, match=r"at position .*; the inputs have positions 0 to 2$"):
+        intervene(params, tokens, CONFIG, [()], positions=positions)
+
+
+def test_no_inputs_and_no_budget() -> None:
+    params, tokens = random_params(CONFIG, 0), torch.tensor([[0, 1, 2]])
+    with pytest.raises(PairError, match=r"no inputs, got \[0, 3\]"):
+        intervene(params, tokens[:0], CONFIG, [()])
+    for source in (Mean(), MeanPositional(), Resample()):
+        cells: list[Cell] = [(Intervention(site=Site(hook=Z), source=source),)]
+        with pytest.raises(PairError, match=r"no reference inputs, got \[0, 3\]"):
+            intervene(params, tokens, CONFIG, cells, reference=tokens[:0])
+    for budget in (0, -5):
+        with pytest.raises(ConfigError, match=f"budget = {budget}: give at least 1 byte"):
+            intervene(params, tokens, CONFIG, [()], budget=budget)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_values_that_are_no_numbers(number: float) -> None:
+    params, tokens = random_params(CONFIG, 0), torch.tensor([[0, 1, 2]])
+    value = Value(torch.tensor([0.5, number]))
+    with pytest.raises(HookError, match=r"for blocks.0.attn.hook_z .* 1 of 2 places"):
+        intervene(params, tokens, CONFIG, [(Intervention(site=Site(hook=Z), source=value),)])
+
+
+def test_a_score_of_minus_infinity_hides_a_key() -> None:
+    """Query 2 sees key 0 alone: its pattern is 1 there."""
+    params, tokens = random_params(CONFIG, 0), torch.tensor([[0, 1, 2]])
+    scores, pattern = (
+        (Intervention(site=Site(hook=f"blocks.0.attn.{hook}", positions=(2,)), source=source),)
+        for hook, source in (
+            ("hook_attn_scores", Value(torch.tensor([0.7, -torch.inf, -torch.inf]))),
+            ("hook_pattern", Value(torch.tensor([1.0, 0.0, 0.0]))),
+        )
+    )
+    logits = intervene(params, tokens, CONFIG, [scores, pattern, ()])
+    assert_close(logits[0], logits[1])
+    assert (logits[0] - logits[2]).abs().max() > 1e-3
+
+
 def test_a_value_of_the_wrong_shape() -> None:
     params, tokens = random_params(CONFIG, 0), torch.tensor([[0, 1, 2]])
     site = Site(hook=Z, heads=(0,))

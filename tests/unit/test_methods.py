@@ -12,10 +12,12 @@ from torch import Tensor
 
 from circuits import edge_attribution
 from circuits.edges import measure_circuits
+from circuits.mechanism import Progress
 from circuits.method import methods
+from circuits.methods import eap_ig
 from circuits.methods.acdc import Acdc, acdc_circuit, survivors
 from circuits.methods.eap import Eap
-from circuits.methods.eap_ig import EapIg, shares_on_line
+from circuits.methods.eap_ig import EapIg, IntegratedMethod, moved_metrics, shares_on_line
 from circuits.methods.eap_ig_activations import EapIgActivations, writer_groups
 from circuits.methods.edge_masks import EdgeMasks, hard_concrete, not_zero
 from circuits.methods.exact import Exact
@@ -136,6 +138,106 @@ def test_the_published_points_converge_with_first_order(seed: int) -> None:
     assert 1.9 < errors[0] / errors[1] < 2.1
 
 
+@pytest.mark.parametrize("method", [EapIg, EapIgActivations])
+@pytest.mark.parametrize("seed", [0, 3, 6])
+def test_steps_are_doubled_until_the_scores_settle(
+    seed: int, method: type[IntegratedMethod]
+) -> None:
+    """Both conditions from scores of fixed numbers of steps, written out plainly."""
+    made = replace(smooth(seed), ablation=ABLATIONS[seed % 4])
+    groups = writer_groups(made.graph) if method is EapIgActivations else [(0, 1)]
+    gaps = [effect_of_group(made, group) for group in groups]
+    allowed = 0.01 * max(float(gap.abs().mean()) for gap in gaps)
+    used, before = 4, None
+    while True:
+        values = finish(method(steps=used).score(made)).values
+        left = [
+            abs(float(values[list(group)].sum() - gap.mean()))
+            for group, gap in zip(groups, gaps, strict=True)
+        ]
+        if before is not None and max(left) <= allowed:
+            if float((values - before).norm()) <= 0.01 * float(values.norm()):
+                break
+        used, before = 2 * used, values
+    scores = finish(method().score(made))
+    assert scores.settings["steps"] == used > 4
+    assert torch.equal(scores.values, values)
+
+
+@pytest.mark.parametrize("method", [EapIg, EapIgActivations])
+def test_the_search_for_steps_ends_at_the_most_and_a_given_number_is_kept(
+    method: type[IntegratedMethod],
+) -> None:
+    made = smooth(0)
+    never = method(tolerance=1e-12, most_steps=11)
+    scores = finish(never.score(made))
+    assert scores.settings["steps"] == 11
+    assert torch.equal(scores.values, finish(method(steps=11).score(made)).values)
+    assert finish(method(steps=3).score(made)).settings["steps"] == 3
+    done = [step.done for step in progress_of(never, made)]
+    assert done == sorted(done) and done[-1] == 3
+
+
+def progress_of(method: IntegratedMethod, made: Problem) -> list[Progress]:
+    seen, steps = [], method.score(made)
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration:
+            return seen
+
+
+def test_a_steep_place_that_few_points_miss_is_found() -> None:
+    """The metric is 0 below and 1 above a place of width 1/50 in the middle of the line.
+
+    4 and 8 midpoints see no gradient at all, so that their scores agree; only the sum tells.
+    """
+    made = replace(smooth(2), clean=smooth(2).clean[:1], corrupted=smooth(2).corrupted[:1])
+    ends = [
+        linear_read(forward(made.params, tokens, made.config).logits[:, list(made.positions)])
+        for tokens in (made.clean, made.corrupted)
+    ]
+
+    def steep(logits: Tensor) -> Tensor:
+        share = (linear_read(logits) - ends[0]) / (ends[1] - ends[0])
+        return (50 * (share - 0.5)).clamp(0, 1)
+
+    made = replace(made, metric=Metric(name="steep", function=steep))
+    for few in (4, 8):
+        with pytest.raises(CircuitError, match="eap_ig scores no edge above 0 by steep"):
+            finish(EapIg(steps=few).score(made))
+    scores = finish(EapIg().score(made))
+    steps = scores.settings["steps"]
+    assert steps > 32
+    # One point more or less in the steep place, of about steps / 50 there.
+    assert float(scores.values[:2].sum()) == pytest.approx(1, abs=50 / steps)
+
+
+def linear_read(logits: Tensor) -> Tensor:
+    return logits[..., 0].mean(-1)
+
+
+@pytest.mark.parametrize("seed", [0, 4, 5])
+def test_moving_a_group_wholly_is_an_edit_of_its_hooks(seed: int) -> None:
+    """Cutting all edges out of a group against a forward pass in which it writes the patch."""
+    made = replace(problem(seed), ablation=ABLATIONS[seed % 4])
+    groups = writer_groups(made.graph)
+    moved = moved_metrics(made, [edge_attribution.Course(group, group) for group in groups])
+    for group, metrics in zip(groups, moved, strict=True):
+        assert_close(metrics - made.base_metric, effect_of_group(made, group))
+
+
+def test_points_side_by_side_and_one_after_another_give_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = problem(1)
+    for method in (EapIg, EapIgActivations):
+        expected = finish(method(steps=7).score(made)).values
+        monkeypatch.setattr(eap_ig, "POINTS_AT_ONCE", 3)  # parts of 3, 3 and 1
+        assert_close(finish(method(steps=7).score(made)).values, expected)
+        monkeypatch.undo()
+
+
 def test_the_points_of_both_rules() -> None:
     assert shares_on_line(4, "left") == [1.0, 0.75, 0.5, 0.25]
     assert shares_on_line(4, "midpoint") == [0.125, 0.375, 0.625, 0.875]
@@ -155,19 +257,24 @@ def test_integrating_over_activations_is_complete_for_every_group(seed: int, abl
     """The edges out of a group sum to what patching that group alone does."""
     made = replace(smooth(seed), ablation=ablation)
     values = finish(EapIgActivations(steps=64).score(made)).values
-    change = edge_attribution.change_of_writers(made, torch.arange(3))
-    hooks = edge_attribution.writing_hooks(made.graph)
-    assert [w for group in writer_groups(made.graph) for w in group] == list(range(len(change)))
-    for group in writer_groups(made.graph):
-        edits: dict[str, Edit] = {}
-        for writing in hooks:
-            if writing.start in group:
-                moved = change[writing.start : writing.start + writing.count]
-                shift = moved.permute(1, 2, 0, 3) if writing.split else moved[0]
-                edits[writing.hook] = _add(shift, None)
-        effect = (_edited(made, edits) - made.base_metric).mean()
+    groups = writer_groups(made.graph)
+    assert [w for group in groups for w in group] == list(range(len(made.graph.writers)))
+    for group in groups:
         # The midpoint rule at 64 steps: 1/(24 * 64^2) of a second derivative of up to 50.
+        effect = effect_of_group(made, group).mean()
         assert_close(values[list(group)].sum(), effect, atol=5e-4)
+
+
+def effect_of_group(made: Problem, group: tuple[int, ...]) -> Tensor:
+    """What each pair's metric changes by when these writers write what is patched in."""
+    change = edge_attribution.change_of_writers(made, torch.arange(len(made.base)))
+    edits: dict[str, Edit] = {}
+    for writing in edge_attribution.writing_hooks(made.graph):
+        if writing.start in group:
+            moved = change[writing.start : writing.start + writing.count]
+            shift = moved.permute(1, 2, 0, 3) if writing.split else moved[0]
+            edits[writing.hook] = _add(shift, None)
+    return _edited(made, edits) - made.base_metric
 
 
 @pytest.mark.parametrize("method", [*GRADIENT_METHODS, "acdc"])

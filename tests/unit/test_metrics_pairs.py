@@ -2,6 +2,7 @@
 
 import math
 
+import jaxtyping
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from workbench.metrics import (
     make_metric,
 )
 from workbench.pairs import (
+    MOST_PAIRS,
     Pairs,
     draw_mixed_pairs,
     draw_pairs,
@@ -61,6 +63,20 @@ def test_a_metric_that_cannot_be() -> None:
         Metric(name="sum", function=lambda x: x.sum())(LOGITS)
     with pytest.raises(MetricError, match="returned NaN"):
         Metric(name="bad", function=lambda x: x.sum((-1, -2)) * torch.nan)(LOGITS)
+    for got, match in (
+        (1.5, "1.5"),
+        (LOGITS.argmax(-1)[:, 0], "torch.int64 numbers"),
+        (LOGITS[:, 0, 0] > 0, "torch.bool numbers"),
+    ):
+        with pytest.raises(MetricError, match=f"metric odd returned {match}.*float tensor"):
+            Metric(name="odd", function=lambda x, got=got: got)(LOGITS)
+    with pytest.raises(MetricError, match=r"metric big returned infinity .* are finite"):
+        Metric(name="big", function=lambda x: x.sum((-1, -2)) * torch.inf)(LOGITS)
+    hidden = make_metric(
+        "log_probability", answer=WRONG, wrong_answer=ANSWER, clean_logits=LOGITS, scored=BOTH
+    )
+    with pytest.raises(MetricError, match=r"metric log_probability returned infinity .* are not"):
+        hidden(LOGITS.masked_fill(LOGITS == 0, -torch.inf))
     with pytest.raises(MetricError, match="did you mean 'accuracy'"):
         make_metric("acuracy", answer=ANSWER, wrong_answer=WRONG, clean_logits=LOGITS, scored=BOTH)
 
@@ -85,6 +101,11 @@ def test_drawn_pairs_differ_in_what_they_say_and_in_the_answer() -> None:
         draw_pairs(ADDITION, "chnge_a", 3, torch.Generator().manual_seed(0))
     with pytest.raises(PairError, match="at least one"):
         draw_pairs(ADDITION, "change_a", 0, torch.Generator().manual_seed(0))
+    for n in (MOST_PAIRS + 1, 10**15):
+        with pytest.raises(PairError, match="at most 1,000,000 at once; use fewer"):
+            draw_pairs(ADDITION, "change_a", n, torch.Generator().manual_seed(0))
+        with pytest.raises(PairError, match="at most 1,000,000"):
+            draw_mixed_pairs(ADDITION, ["change_a", "change_b"], n, torch.Generator())
 
 
 def test_every_input_is_a_clean_one_once() -> None:
@@ -109,3 +130,14 @@ def test_what_is_no_pair() -> None:
     with pytest.raises(PairError, match="row by row"):
         inputs = torch.tensor([[1, 2], [1, 3]])
         Pairs(task=ADDITION, clean=inputs, corrupted=inputs[:1])
+
+
+def test_inputs_of_pairs_are_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of the tests
+    inputs = torch.tensor([[1, 2], [1, 3]])
+    with pytest.raises(PairError, match=r"clean inputs are torch.float32 \[2, 2\]"):
+        Pairs(task=ADDITION, clean=inputs.float(), corrupted=inputs)
+    with pytest.raises(PairError, match=r"corrupted inputs are torch.bool"):
+        Pairs(task=ADDITION, clean=inputs, corrupted=inputs > 1)
+    with pytest.raises(PairError, match=r"torch.int64 \[2\]"):
+        Pairs(task=ADDITION, clean=inputs[0], corrupted=inputs[0])

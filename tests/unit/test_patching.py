@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def what_is_put(made: Problem, hook: str) -> Tensor:
     return mean.mean(1, keepdim=True) if made.ablation == "mean" else mean
 
 
-def slowly(made: Problem, hook: str, put: Tensor, chosen: tuple[object, ...]) -> Tensor:
+def slowly(made: Problem, hook: str, put: Tensor, chosen: tuple[Any, ...]) -> Tensor:
     """m(patched) - m(base) of one cell: the activation at `[batch, ...]` indices replaced."""
 
     def edit(held: Tensor) -> Tensor:
@@ -299,5 +300,5 @@ def test_no_part_is_named_without_enough_pairs_or_a_second_part() -> None:
 
 def test_a_site_that_needs_an_mlp_says_which_need_none() -> None:
     bare = replace(CONFIG, d_mlp=0)
-    with pytest.raises(CircuitError, match=r"no..e; known: attn_out, head, head_k, .*resid_pre$"):
+    with pytest.raises(CircuitError, match=r"none; known: attn_out, head, head_k, .*resid_pre$"):
         finish(sweep(problem(config=bare), "neuron"))

@@ -178,6 +178,19 @@ def test_every_kind_of_ablation_is_run() -> None:
     torch.testing.assert_close(found.inclusion, torch.stack(members).mean(0))
 
 
+@pytest.mark.parametrize("selection", ["signed", "absolute"])
+def test_scores_without_a_sign_are_not_turned_round(selection: str) -> None:
+    """m(M) > m(none) here, where signed scores of edges that matter are negative."""
+    made, acdc = planted(), methods.get("acdc")(n_thresholds=2)
+    found = finish(
+        stability_over_ablations(
+            acdc, made, n_edges=2, ablations=("resample", "zero"), selection=selection
+        )
+    )
+    assert found.jaccard == 1
+    assert [float(found.inclusion[made.graph.index(edge)]) for edge in PLANTED] == [1, 1]
+
+
 def test_agreement_that_is_not_defined_is_an_error() -> None:
     graph = or_gate().graph
     scores = scores_of(graph, list(graph.edges))
