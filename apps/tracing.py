@@ -134,7 +134,8 @@ def trace_circuit(
     judged = yield from evaluate(
         fresh, found.circuit, n_random=n_random, seed=question.seed, exhaustive=exhaustive
     )
-    told = _circuit_document(found.scores, found.circuit, judged)
+    live = found.circuit.pruned(problem.positions).n_edges
+    told = _circuit_document(found.scores, found.circuit, live, judged)
     told |= {"selection": question.selection, "edges_asked": n_edges}
     words = circuit_words(method, n_edges, question)
     return Traced(
@@ -233,14 +234,16 @@ def _document(run: Run, step: int | None, told: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _circuit_document(scores: Scores, circuit: Circuit, judged: Evaluation) -> dict[str, Any]:
+def _circuit_document(
+    scores: Scores, circuit: Circuit, live: int, judged: Evaluation
+) -> dict[str, Any]:
     told = judged.to_dict()
     complete, minimal = told.pop("completeness"), told.pop("minimality")
     return {
         **scores.to_dict(),
         **told,
         "edges": circuit.n_edges,
-        "live_edges": circuit.pruned().n_edges,
+        "live_edges": live,
         "pairs_for_finding": scores.n,
         "completeness": complete["worst_normalised"],
         "completeness_details": complete,

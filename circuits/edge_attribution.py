@@ -164,12 +164,6 @@ def chunks_of_rows(
         yield rows[part], made
 
 
-def row_chunks(problem: Problem, *, n_cells: int) -> tuple[Int[Tensor, " row"], ...]:
-    """Pairs, in chunks that keep a gradient pass of so many cells within the budget."""
-    rows = torch.arange(len(problem.base), device=problem.base.device)
-    return torch.split(rows, max(1, _budget(problem) // _bytes_of_row(problem, n_cells)))
-
-
 def writing_hooks(graph: Graph) -> list[Writing]:
     """Where writers write, in the graph's order."""
     found = [

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from circuits.edge_attribution import (
     change_of_writers,
+    chunks_of_rows,
     hook_gradients,
-    row_chunks,
     writing_hooks,
 )
 from circuits.problem import Problem
@@ -29,15 +29,14 @@ def node_attribution(problem: Problem) -> Float[Tensor, "batch *pos writer"]:
     at = "" if graph.n_pos is None else "pos"
     writing = writing_hooks(graph)
     still = problem.patch.new_zeros(1, len(graph.writers))
-    parts = []
-    for rows in row_chunks(problem, n_cells=1):
+
+    def score(rows: Tensor) -> Tensor:
         change = change_of_writers(problem, rows)
         gradients = hook_gradients(problem, rows, [w.hook for w in writing], change, still)
         by_writer = [
             gradients[w.hook][0] if w.split else gradients[w.hook][0][..., None, :] for w in writing
         ]
         gradient = torch.cat(by_writer, dim=-2)
-        parts.append(
-            einsum(change, gradient, f"writer row pos d, row pos writer d -> row {at} writer")
-        )
-    return torch.cat(parts)
+        return einsum(change, gradient, f"writer row pos d, row pos writer d -> row {at} writer")
+
+    return torch.cat([part for _, part in chunks_of_rows(problem, score, n_cells=1)])

@@ -58,7 +58,7 @@ def sweep(
         budget: bytes of activations that cells run together may take; None for the default of
             the device. The metric is taken chunk by chunk, so no more logits are held.
 
-    Raises `CircuitError` for an unknown site or axis, `MemoryError` where one cell does not fit.
+    Raises `CircuitError` for an unknown site or axis, `ResourceError` where one cell does not fit.
     """
     grid = sweep_grid(problem, site, by)
     chunks = intervene_in_chunks(

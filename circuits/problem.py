@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.cells import Subject
 from circuits.graph import Graph
 from workbench.errors import CircuitError
+from workbench.memory import needs_memory
 from workbench.metrics import Metric, make_metric
 from workbench.pairs import Pairs
 from workbench.params import ModelConfig, Params
@@ -93,7 +94,7 @@ class Problem:
     @functools.cached_property
     def patch(self) -> Float[Tensor, "writer batch pos d_model"]:
         """What each writer writes where it is patched."""
-        with torch.no_grad():
+        with torch.no_grad(), needs_memory(f"the runs of {len(self.base)} pairs"):
             if self.ablation == "zero":
                 return torch.zeros_like(writer_outputs(self.params, self.base, self.config))
             if self.ablation == "resample":
@@ -140,7 +141,8 @@ class Problem:
 
     def measure(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " batch"]:
         """The metric of an unpatched run."""
-        return self.metric(self._logits(tokens))
+        with needs_memory(f"a run of {len(tokens)} inputs"):
+            return self.metric(self._logits(tokens))
 
     def of_pairs(self, rows: Int[Tensor, " row"]) -> "Problem":
         """The same problem of some of its pairs, each at most once. Means stay those of all."""

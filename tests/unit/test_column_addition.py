@@ -9,7 +9,6 @@ from circuits.cells import Subject
 from circuits.control_networks import memorising, permuted, untrained
 from circuits.digit_columns import (
     Variable,
-    all_heads,
     answer_index,
     answers_with,
     as_predicted,
@@ -42,7 +41,7 @@ TASK = DigitAddition(n_digits=2)
 @pytest.fixture(scope="module")
 def subject() -> Subject:
     """Two-digit addition, learned."""
-    recipe = replace(DIGITS, steps=300, lr=((0, 0.0), (30, 5e-3), (300, 0.0)))
+    recipe = replace(DIGITS, steps=400, lr=((0, 0.0), (30, 5e-3), (400, 0.0)))
     config = default_model(TASK)
     for snapshot in fit(TASK, config, recipe, [0], device=torch.device("cpu")):
         last = snapshot
@@ -181,9 +180,9 @@ def test_the_worst_variable_counts_and_the_worst_of_each_control() -> None:
     assert OTHER_HEADS not in [control.name for control in alone.controls]
 
 
-def test_other_heads_are_as_many_and_of_the_same_layers_first(subject: Subject) -> None:
-    every, generator = all_heads(subject), torch.Generator().manual_seed(0)
-    assert len(every) == 8
+def test_other_heads_are_as_many_and_of_the_same_layers_first() -> None:
+    every = [(layer, head) for layer in range(2) for head in range(4)]
+    generator = torch.Generator().manual_seed(0)
     draws = other_heads(every, [(0, 1), (0, 2)], 5, generator)
     assert [set(draw) for draw in draws] == [{(0, 0), (0, 3)}] * 5
     draws = other_heads(every, [(1, 0), (1, 1), (1, 2)], 20, generator)
