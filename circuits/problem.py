@@ -94,7 +94,7 @@ class Problem:
     @functools.cached_property
     def patch(self) -> Float[Tensor, "writer batch pos d_model"]:
         """What each writer writes where it is patched."""
-        with torch.no_grad(), needs_memory(f"the runs of {len(self.base)} pairs"):
+        with torch.no_grad(), needs_memory(f"what writers write on {len(self.base)} pairs"):
             if self.ablation == "zero":
                 return torch.zeros_like(writer_outputs(self.params, self.base, self.config))
             if self.ablation == "resample":
