@@ -83,7 +83,8 @@ RULES: dict[str, Rule] = {
     "sufficiency": _at_least(0.99, controls_at_most=0.5),
     "sufficiency_logits": _at_least(0.99, controls_at_most=0.5),
     "necessity": _falls(at_least=0.9, left=0.03, other_fall=0.1),
-    "necessity_logits": _falls(at_least=0.9, left=0.03, other_fall=0.1),
+    # Logits keep a tail in other planes that answers a few inputs more than chance would.
+    "necessity_logits": _falls(at_least=0.9, left=0.05, other_fall=0.1),
     "neurons": _at_least(0.5, controls_at_most=0.1),
     "neuron_ablation": _at_least(0.8, controls_at_most=0.6),
     "edit": _at_least(0.99, controls_at_most=0.2),
