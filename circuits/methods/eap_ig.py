@@ -13,6 +13,7 @@ smooth networks, a thousand may be too few where the metric moves within a hundr
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
@@ -132,9 +133,9 @@ class IntegratedMethod(Method):
     most_steps: Annotated[int, Field(ge=1)] = 1024
     """Where the search ends, settled or not. Scores with so many steps may not have settled."""
 
+    @abstractmethod
     def _courses(self, problem: Problem) -> list[Course]:
         """The lines."""
-        raise NotImplementedError
 
     def score(self, problem: Problem, *, seed: int = 0) -> Generator[Progress, None, Scores]:
         """As `Method.score`, with the number of steps that was used in the settings."""
