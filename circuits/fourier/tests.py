@@ -48,7 +48,7 @@ TESTS = (
     ),
     Test(
         "necessity_logits",
-        "Without frequencies {key} of the logits, nothing is left.",
+        "Without frequencies {key} of the logits, next to nothing is left.",
         "fall in accuracy when they are removed",
         planes.removed_logits,
         planes.removed_logits_controls,
