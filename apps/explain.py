@@ -17,13 +17,8 @@ from workbench.errors import RunError
 from workbench.finding import Finding, finding_from_dict, finding_to_dict
 from workbench.progress import Progress
 from workbench.run import Run
-from workbench.storage import (
-    atomic_write,
-    from_json,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    to_json,
-)
+from workbench.storage import atomic_write, from_json, to_json
+from workbench.tensor_files import tensors_from_bytes, tensors_to_bytes
 from workbench.training import outcome_of
 from workbench.version import __version__
 

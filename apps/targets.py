@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench import config
 from workbench.errors import ConfigError, UnknownName
 from workbench.importing import import_network
-from workbench.params import ModelConfig, n_params
+from workbench.model_config import ModelConfig, n_params
 from workbench.recipe import Recipe, default_model, default_recipe, find_recipe
 from workbench.registry import unknown
 from workbench.run import Run, is_run, open_run

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.reading import Average, average, find, head_names
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import forward
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.subject import Subject
 from workbench.task import Inputs
 from workbench.tasks._modular import ModularTask

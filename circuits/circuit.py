@@ -11,7 +11,7 @@ from torch import Tensor
 from circuits.graph import Graph, Reader, component
 from workbench import config as configuration
 from workbench.errors import CircuitError
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 
 Selection = Literal["signed", "absolute"]
 """Whether edges are ranked by their score or by its size. Recorded with every circuit: the two

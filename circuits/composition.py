@@ -26,7 +26,8 @@ from torch import Tensor
 from circuits.head_matrices import head_matrices
 from circuits.reading import Baseline, find, head_names
 from workbench.errors import CircuitError
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 LETTERS = ("q", "k", "v")
 

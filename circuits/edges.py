@@ -21,7 +21,8 @@ from circuits.graph import Graph, Reader
 from circuits.problem import Problem
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET, wanted_positions
 from workbench.memory import halving_chunks, needs_memory
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import Edit, forward
 
 Keep = Float[Tensor, "cell *pos writer reader"]

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from workbench.errors import CircuitError
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.registry import unknown
 
 LOGITS = "logits"

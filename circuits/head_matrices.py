@@ -28,7 +28,8 @@ from torch import Tensor
 
 from circuits.reading import Baseline, check_positions, head_names, layer_norm_scale
 from workbench.errors import CircuitError
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import forward
 
 Kind = Literal["token", "position", "bias"]

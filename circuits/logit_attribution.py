@@ -36,8 +36,9 @@ from circuits.reading import (
 )
 from workbench.errors import PairError
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
+from workbench.model_config import ModelConfig
 from workbench.pairs import Pairs
-from workbench.params import ModelConfig, Params
+from workbench.params import Params
 from workbench.subject import Subject
 from workbench.transformer import unembed
 from workbench.writers import residual_writers

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.reading import check_answers, check_positions
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import forward, hook_names, unembed
 
 LENS_HOOKS = ("hook_resid_mid", "hook_resid_post")

@@ -19,8 +19,9 @@ from circuits.graph import Graph
 from workbench.errors import CircuitError
 from workbench.memory import needs_memory
 from workbench.metrics import Metric, make_metric
+from workbench.model_config import ModelConfig
 from workbench.pairs import Pairs
-from workbench.params import ModelConfig, Params
+from workbench.params import Params
 from workbench.subject import Subject
 from workbench.transformer import forward
 from workbench.writers import residual_writers

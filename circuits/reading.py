@@ -20,7 +20,7 @@ from torch import Tensor
 
 from workbench.errors import CircuitError, HookError, PairError, TaskError
 from workbench.layers import LAYER_NORM_EPS
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.registry import unknown
 from workbench.stats import Z95
 

@@ -35,7 +35,8 @@ from probes.interchange import (
 from probes.sites import ProbeSite, width_of
 from probes.subspace_search import Plan, search
 from workbench.errors import ProbeError
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.progress import Progress
 from workbench.task import Inputs, Task
 

@@ -25,7 +25,8 @@ from probes.sites import ProbeSite, width_of
 from workbench.errors import ProbeError
 from workbench.finding import Interval
 from workbench.intervene import Cell, Intervention, OtherInput, Site, intervene
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.stats import wilson_interval
 from workbench.task import Inputs, Task
 from workbench.transformer import forward

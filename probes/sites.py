@@ -14,7 +14,8 @@ from torch import Tensor
 from workbench.errors import HookError, ProbeError
 from workbench.intervene import Site, has_heads, last_axis
 from workbench.memory import halving_chunks
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.registry import unknown
 from workbench.transformer import forward, hook_names
 

@@ -19,7 +19,8 @@ from probes.interchange import Share
 from probes.sites import ProbeSite, width_of
 from workbench.errors import ProbeError
 from workbench.intervene import Affine, Cell, Intervention, intervene
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.task import Inputs, Task
 from workbench.transformer import forward
 

@@ -21,7 +21,8 @@ from probes.interchange import InterchangePairs, random_subspace
 from probes.sites import ProbeSite, read_activations
 from probes.upper import Swapped, UpperNetwork, upper_networks
 from workbench.memory import halving_chunks
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.progress import Progress
 
 CPU_BUDGET = 32 * 2**20

@@ -35,8 +35,8 @@ from workbench.errors import ConfigError, RunError, SweepError
 from workbench.progress import finish
 from workbench.registry import unknown
 from workbench.run import Run, is_run, open_run
-from workbench.storage import weights_digest
 from workbench.subject import Subject, subject_of
+from workbench.tensor_files import weights_digest
 
 COMPUTE = "probes.sweep:compute_shard"
 

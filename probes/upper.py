@@ -17,7 +17,8 @@ from torch import Tensor
 
 from probes.sites import ProbeSite
 from workbench.errors import HookError
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import Edit, forward, hook_names
 
 AFTER_ATTENTION = ("attn_out", "resid_mid", "mlp_in", "pre", "post", "mlp_out", "resid_post")

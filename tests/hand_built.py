@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.params import ModelConfig, Params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params
 from workbench.subject import Subject
 from workbench.task import CyclicStructure, Task
 

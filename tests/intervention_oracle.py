@@ -16,7 +16,8 @@ from workbench.intervene import (
     Value,
     Zero,
 )
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import forward
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from workbench.params import ModelConfig, Params, init_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, init_params
 from workbench.run import RunConfig
 from workbench.run_writer import RunWriter
 from workbench.task import Task, make_task

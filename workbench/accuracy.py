@@ -7,7 +7,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from workbench.finding import Interval
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.stats import wilson_interval
 from workbench.task import Inputs, Task
 from workbench.transformer import forward

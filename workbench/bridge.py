@@ -33,7 +33,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from workbench import config as configs
 from workbench.errors import ConfigError, WeightsError
 from workbench.layers import LAYER_NORM_EPS
-from workbench.params import ModelConfig, Params, check_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, check_params
 from workbench.transformer import forward
 
 

@@ -31,7 +31,8 @@ from workbench.intervene import (
     last_axis,
 )
 from workbench.memory import needs_memory
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.registry import unknown
 from workbench.transformer import forward, hook_names
 

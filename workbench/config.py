@@ -32,6 +32,31 @@ def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str) -> C:
     return _validate(cls, dict(data), where=where)
 
 
+def from_json(cls: type[C], data: dict[str, Any], *, where: str) -> C:
+    """`from_dict` for files: what is read must be what was written, without conversion.
+
+    Raises `ConfigError`, for instance where a number is written as text.
+    """
+    parsed = from_dict(cls, data, where=where)
+    require_same(data, to_dict(parsed), where=where)
+    return parsed
+
+
+def require_same(given: dict[str, Any], read: dict[str, Any], *, where: str) -> None:
+    """Raise `ConfigError` where a given value was read as another one."""
+    for key, value in given.items():
+        if not _same(value, read[key]):
+            raise ConfigError(
+                f"{where} {key} = {value!r} is of the wrong type; write {read[key]!r}"
+            )
+
+
+def _same(given: Any, read: Any) -> bool:
+    if isinstance(given, dict) and isinstance(read, dict):
+        return given.keys() == read.keys() and all(_same(given[k], read[k]) for k in given)
+    return bool(given == read) and isinstance(given, bool) == isinstance(read, bool)
+
+
 def override(config: C, settings: Mapping[str, str], *, where: str) -> C:
     """The configuration with some fields set from text (`--set lr=0.01`); `none` means None.
 
@@ -49,6 +74,8 @@ def keys(cls: type[Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -53,6 +53,10 @@ class RunError(WorkbenchError):
     """A run directory that is missing, incomplete, damaged, locked or from a newer version."""
 
 
+class SessionError(WorkbenchError):
+    """A session file that cannot be trusted, read or written, or a finding that cannot replay."""
+
+
 class TrainingError(WorkbenchError):
     """Training that diverged or collapsed."""
 

@@ -1,14 +1,15 @@
 """A finding: a claim, the number an intervention gave, and the same number where it should fail.
 
-Findings are data. They are written as JSON beside the run and read back by reports and sessions.
+Findings are data: part of a record (`workbench.record`), which lies beside a run or in a session.
+What a file says is taken strictly: no unknown key, no conversion, no NaN, bounded text.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from workbench import config as configuration
-from workbench.errors import ConfigError
-from workbench.registry import unknown
+from pydantic import Field
+
+from workbench.strict import STRICT, Label, Prose
 
 Interval = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
@@ -21,13 +22,15 @@ Verdict = Literal["identified", "partial", "not identified"]
 class Control:
     """The number of a finding, measured where the claim should fail."""
 
-    name: str
+    __pydantic_config__ = STRICT
+
+    name: Label
     value: float
     n: int
     """How many draws, networks or inputs the value averages over; see `unit`."""
     interval: Interval | None
     """95 % interval of the mean over draws; None where n counts every case there is."""
-    unit: str = "draws"
+    unit: Label = "draws"
     """What n counts."""
 
 
@@ -35,9 +38,11 @@ class Control:
 class Finding:
     """One claim about one network."""
 
-    id: str
-    claim: str
-    measure: str
+    __pydantic_config__ = STRICT
+
+    id: Label
+    claim: Prose
+    measure: Prose
     """What `value` is, in words, with its direction."""
     value: float
     n: int
@@ -46,35 +51,13 @@ class Finding:
     """95 % interval; None where the value is exhaustive."""
     held_out: float | None
     """The same number over the pairs that neither training nor naming saw."""
-    controls: tuple[Control, ...]
+    controls: Annotated[tuple[Control, ...], Field(max_length=1000)]
     verdict: Support
-    rule: str
+    rule: Prose
     """The rule that gave the verdict, with its thresholds."""
-    details: dict[str, float] = field(default_factory=dict)
+    details: dict[Label, float] = field(default_factory=dict)
 
 
 def finding_to_dict(finding: Finding) -> dict[str, Any]:
     """The finding as JSON data."""
     return asdict(finding)
-
-
-def finding_from_dict(data: dict[str, Any]) -> Finding:
-    """The inverse of `finding_to_dict`. Raises `ConfigError` for any key or value out of place."""
-    _require_keys(Finding, data, where="finding")
-    if not isinstance(data["controls"], list):
-        raise ConfigError(f"finding controls = {data['controls']!r}: it must be a list [...]")
-    for control in data["controls"]:
-        _require_keys(Control, control, where="control")
-    return configuration.from_dict(Finding, data, where="finding")
-
-
-def _require_keys(cls: type[Any], data: Any, *, where: str) -> None:
-    """Every key and no other; pydantic would let a nested unknown one pass."""
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where} = {data!r}: it must be an object {{...}}")
-    for key in data:
-        if key not in configuration.keys(cls):
-            raise ConfigError(unknown(f"{where} key", key, configuration.keys(cls)))
-    missing = [key for key in configuration.keys(cls) if key not in data]
-    if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}; write it again with explain")

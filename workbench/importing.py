@@ -20,23 +20,14 @@ from torch import Tensor
 from workbench import config as configuration
 from workbench.errors import ConfigError, RunError, WeightsError
 from workbench.manifest import CONFIG, FORMAT, refuse_newer
-from workbench.params import ModelConfig, Params, check_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, check_params
 from workbench.registry import unknown
-from workbench.run import Run, RunConfig, config_from_json, is_run, open_run, require_same
+from workbench.run import Run, RunConfig, is_run, open_run
 from workbench.run_writer import RunWriter
-from workbench.storage import (
-    as_float32,
-    atomic_write,
-    explained,
-    from_json,
-    read_file,
-    sha256,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    to_json,
-    weights_digest,
-)
+from workbench.storage import atomic_write, explained, from_json, read_file, sha256, to_json
 from workbench.task import Task, task_from_dict
+from workbench.tensor_files import as_float32, tensors_from_bytes, tensors_to_bytes, weights_digest
 
 WEIGHTS = "weights.safetensors"
 _KEYS = ("format", "model", "task", "source")
@@ -90,7 +81,7 @@ def read_network(source: Path | str) -> Network:
     weights = read_file(source, WEIGHTS)
     params = tensors_from_bytes(weights, where=str(source / WEIGHTS))
     task = task_from_dict(data["task"])
-    require_same(data["task"], task.to_dict(), where=f"{where} task")
+    configuration.require_same(data["task"], task.to_dict(), where=f"{where} task")
     model = _model_config(data["model"], params, where=f"{where} model")
     _check_task(model, task, where=where)
     check_params(params, model)
@@ -160,7 +151,7 @@ def _model_config(data: dict[str, Any], params: Params, *, where: str) -> ModelC
     lacking = [key for key in known if key not in data and key not in _BIASES]
     if lacking and data.keys() <= set(known):  # an unknown key is the likelier slip
         raise ConfigError(f"{where} lacks {', '.join(lacking)}; add what the network was made with")
-    model = config_from_json(ModelConfig, data, where=where)
+    model = configuration.from_json(ModelConfig, data, where=where)
     if model.n_layers > len(params):
         raise WeightsError(
             f"{where} n_layers = {model.n_layers}, but {WEIGHTS} has only {len(params)} tensors"

@@ -23,7 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.errors import ConfigError, HookError, PairError
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.registry import unknown
 
 CPU_BUDGET = 32 * 2**20

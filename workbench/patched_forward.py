@@ -24,7 +24,8 @@ from workbench.cell_plan import Sources, Unpatched, make_plan, patched
 from workbench.errors import HookError
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET, Cell, Chunk
 from workbench.memory import halving_chunks, needs_memory
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import hook_names, unembed
 
 

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from workbench.errors import ConfigError, UnknownName
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.registry import unknown
 from workbench.task import Task
 

@@ -1,4 +1,4 @@
-"""A registry finds things by name: one file each, discovered in one package.
+"""A registry finds things by name: one file each, discovered in one package (or several).
 
 `Registry("task", "workbench.tasks")` imports every module of that package whose name does
 not start with an underscore, the first time anything is looked up. A module adds itself with
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to things of one kind, filled from one package on first use."""
+    """Names to things of one kind, filled from their packages on first use."""
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self._package = package
+        self._packages = packages
         self._things: dict[str, T] = {}
         self._discovered = False
 
@@ -58,10 +58,11 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
-                importlib.import_module(f"{self._package}.{module.name}")
+        for name in self._packages:
+            package = importlib.import_module(name)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{name}.{module.name}")
         self._discovered = True  # last: a failed import is raised again, and threads wait for it
 
 

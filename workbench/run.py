@@ -31,9 +31,11 @@ from workbench.manifest import (
     refuse_newer,
     step_path,
 )
-from workbench.params import ModelConfig, Params, check_params
-from workbench.storage import explained, from_json, read_file, tensors_from_bytes, weights_digest
+from workbench.model_config import ModelConfig
+from workbench.params import Params, check_params
+from workbench.storage import explained, from_json, read_file
 from workbench.task import Split, Task, task_from_dict
+from workbench.tensor_files import tensors_from_bytes, weights_digest
 from workbench.version import __version__
 
 C = TypeVar("C")
@@ -77,33 +79,8 @@ class RunConfig:
             raise ConfigError(f"{where} lacks {', '.join(missing)}; restore it from a copy")
         if not isinstance(data["model"], dict):
             raise ConfigError(f"{where} model = {data['model']!r}: it must be an object {{...}}")
-        model = config_from_json(ModelConfig, data["model"], where=f"{where} model")
-        return config_from_json(cls, {**data, "model": model}, where=where)
-
-
-def config_from_json(cls: type[C], data: dict[str, Any], *, where: str) -> C:
-    """`config.from_dict` for files: what is read must be what was written, without conversion.
-
-    Raises `ConfigError`, for instance where a number is written as text.
-    """
-    parsed = configuration.from_dict(cls, data, where=where)
-    require_same(data, configuration.to_dict(parsed), where=where)
-    return parsed
-
-
-def require_same(given: dict[str, Any], read: dict[str, Any], *, where: str) -> None:
-    """Raise `ConfigError` where a given value was read as another one."""
-    for key, value in given.items():
-        if not _same(value, read[key]):
-            raise ConfigError(
-                f"{where} {key} = {value!r} is of the wrong type; write {read[key]!r}"
-            )
-
-
-def _same(given: Any, read: Any) -> bool:
-    if isinstance(given, dict) and isinstance(read, dict):
-        return given.keys() == read.keys() and all(_same(given[k], read[k]) for k in given)
-    return bool(given == read) and isinstance(given, bool) == isinstance(read, bool)
+        model = configuration.from_json(ModelConfig, data["model"], where=f"{where} model")
+        return configuration.from_json(cls, {**data, "model": model}, where=where)
 
 
 # ---------------------------------------------------------------------- reading

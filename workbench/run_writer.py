@@ -43,17 +43,15 @@ from workbench.params import Params, check_params
 from workbench.run import RunConfig, is_run, open_run, read_manifest
 from workbench.storage import (
     LOCK,
-    as_float32,
     atomic_write,
     explained,
     from_json,
     lock_directory,
     sync_directory,
-    tensors_from_bytes,
-    tensors_to_bytes,
     to_json,
     write_at,
 )
+from workbench.tensor_files import as_float32, tensors_from_bytes, tensors_to_bytes
 
 RESUME_STATES_KEPT = 2
 BEGINNING = f"{RESUME}/step-0000000.safetensors"

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from workbench.errors import RunError
-from workbench.params import ModelConfig, Params, init_params
+from workbench.model_config import ModelConfig
+from workbench.params import Params, init_params
 from workbench.run import Run
 from workbench.task import Task
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from workbench.batches import Batch, Source, generator_for
 from workbench.errors import ConfigError
 from workbench.losses import exact_loss, sureness, unevenness
-from workbench.params import ModelConfig, Params, init_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, init_params
 from workbench.recipe import Recipe, at, kept_steps
 from workbench.registry import unknown
 from workbench.task import Inputs, Task

@@ -18,7 +18,7 @@ import torch
 
 from workbench import config as configuration
 from workbench.errors import RunError, TrainingError
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.progress import finish
 from workbench.recipe import Recipe, default_model, default_recipe, find_recipe, kept_steps
 from workbench.run import Run, RunConfig, is_run, open_run

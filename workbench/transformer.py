@@ -31,7 +31,8 @@ from torch import Tensor
 
 from workbench import layers
 from workbench.errors import HookError, TaskError
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.registry import unknown
 
 Edit = Callable[[Tensor], Tensor]

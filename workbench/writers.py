@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 from workbench.transformer import forward, hook_names
 
 

@@ -26,16 +26,8 @@ from torch import Tensor
 
 from probes.batch.compute import ShardResult
 from workbench.errors import RunError, SweepError
-from workbench.storage import (
-    atomic_write,
-    explained,
-    from_json,
-    read_file,
-    sha256,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    to_json,
-)
+from workbench.storage import atomic_write, explained, from_json, read_file, sha256, to_json
+from workbench.tensor_files import tensors_from_bytes, tensors_to_bytes
 
 PLAN = "plan.json"
 """The first file of a results directory, and what makes it one."""

@@ -9,7 +9,7 @@ from apps.circuit_drawing import _along, _boxes_hit, _drawn_edges, _places, _ran
 from circuits.circuit import circuit_of
 from circuits.graph import Graph
 from workbench.errors import CircuitError
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 
 CONFIG = ModelConfig(
     n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=8, d_vocab=5, d_vocab_out=5, n_ctx=4

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 
 def gpt2(config: ModelConfig, device: torch.device) -> tuple[Any, Params]:

@@ -34,7 +34,8 @@ from circuits.problem import Problem
 from tests.bench.gpt2 import edge_name, gpt2
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
 from workbench.metrics import Metric
-from workbench.params import ModelConfig, Params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params
 from workbench.progress import finish
 from workbench.recipe import default_model
 from workbench.task import make_task

@@ -17,7 +17,8 @@ from circuits.tracing import circuit_steps
 from workbench import config as configuration
 from workbench.errors import CircuitError, ConfigError
 from workbench.metrics import make_metric
-from workbench.params import ModelConfig, init_params
+from workbench.model_config import ModelConfig
+from workbench.params import init_params
 from workbench.progress import Progress, finish
 from workbench.transformer import forward
 

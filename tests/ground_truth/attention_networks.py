@@ -15,7 +15,8 @@ from tests.ground_truth.building import (
     zeros,
 )
 from tests.ground_truth.scoring import GroundTruth
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 
 def copy_head() -> GroundTruth:

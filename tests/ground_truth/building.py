@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tests.ground_truth.scoring import GroundTruth, Truth
 from workbench.metrics import Metric, make_metric
-from workbench.params import ModelConfig, Params, check_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, check_params
 from workbench.transformer import forward
 
 HARD = 60.0

@@ -41,7 +41,8 @@ from tracr.rasp import rasp
 
 from circuits.circuit import circuit_of
 from circuits.graph import Graph, component
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 BOS, PAD, ONE = "compiler_bos", "compiler_pad", "one"
 BOS_LABEL, ONE_LABEL = "tokens:" + BOS, ONE

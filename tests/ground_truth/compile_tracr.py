@@ -39,8 +39,10 @@ from tests.ground_truth.compile_graph import (
 )
 from tests.ground_truth.tracr_networks import FOLDER, TOLERANCE
 from workbench import config as configuration
-from workbench.params import ModelConfig, Params, check_params, param_shapes
-from workbench.storage import atomic_write, tensors_to_bytes, to_json
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, check_params
+from workbench.storage import atomic_write, to_json
+from workbench.tensor_files import tensors_to_bytes
 from workbench.transformer import forward
 
 HAIKU_TOLERANCE = 2e-3

@@ -13,7 +13,8 @@ from tests.ground_truth.attention_networks import copy_head, induction
 from tests.ground_truth.building import look_by_position, make_ground_truth, zeros
 from tests.ground_truth.scoring import GroundTruth
 from workbench.metrics import Metric
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 
 def planted() -> list[GroundTruth]:

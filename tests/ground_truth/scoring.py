@@ -12,7 +12,8 @@ from circuits.circuit import circuit_of
 from circuits.graph import Graph
 from circuits.problem import Ablation, Problem
 from workbench.metrics import Metric
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 DRAWS = 200
 """Random scorings per network: the mean of their AUROC is then known to 0.02 or better."""

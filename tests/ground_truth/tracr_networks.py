@@ -27,7 +27,8 @@ from circuits.problem import Ablation
 from tests.ground_truth.scoring import GroundTruth, Truth
 from workbench import config as configuration
 from workbench.metrics import Metric, make_metric
-from workbench.params import ModelConfig, Params, check_params
+from workbench.model_config import ModelConfig
+from workbench.params import Params, check_params
 from workbench.transformer import forward
 
 FOLDER = Path(__file__).parent / "tracr"

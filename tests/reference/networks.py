@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from workbench.params import ModelConfig, Params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params
 
 SEEDS = range(24)
 

@@ -12,7 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
 from workbench.bridge import from_bridge, to_bridge
 from workbench.errors import ConfigError, WeightsError
-from workbench.params import ModelConfig, stack
+from workbench.model_config import ModelConfig
+from workbench.params import stack
 from workbench.transformer import forward
 
 CONFIG = ModelConfig(

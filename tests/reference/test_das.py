@@ -15,7 +15,7 @@ from tests.hand_built import circle_adder
 from tests.reference.networks import random_params
 from workbench.bridge import to_bridge
 from workbench.intervene import Intervention, OtherInput, Site, intervene
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.progress import finish
 from workbench.task import make_task
 

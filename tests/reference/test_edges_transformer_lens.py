@@ -31,7 +31,8 @@ from circuits.node_attribution import node_attribution
 from circuits.problem import Problem
 from tests.reference.networks import random_tokens
 from workbench.metrics import Metric
-from workbench.params import ModelConfig, Params, check_params
+from workbench.model_config import ModelConfig
+from workbench.params import Params, check_params
 from workbench.progress import finish
 from workbench.transformer import forward
 

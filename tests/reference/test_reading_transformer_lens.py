@@ -22,7 +22,8 @@ from circuits.logit_attribution import logit_attribution
 from circuits.logit_lens import logit_lens
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
 from workbench.bridge import to_bridge
-from workbench.params import ModelConfig, Params
+from workbench.model_config import ModelConfig
+from workbench.params import Params
 
 DEEP = [1, 3, 5, 7]
 """Seeds of networks with more than one layer."""

@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
 from workbench.bridge import from_bridge, to_bridge
-from workbench.params import ModelConfig, Params, stack, unstack
+from workbench.model_config import ModelConfig
+from workbench.params import Params, stack, unstack
 from workbench.transformer import forward, hook_names
 from workbench.writers import residual_writers
 

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from workbench.params import ModelConfig, Params, init_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, init_params
 from workbench.subject import Subject
 from workbench.task import Inputs, Task, make_task, uniform_hash
 from workbench.tasks.modular_addition import ModularAddition

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from workbench.params import ModelConfig, Params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params
 
 CONFIG = ModelConfig(
     n_layers=1, n_heads=1, d_model=2, d_head=2, d_mlp=0, d_vocab=2, d_vocab_out=2, n_ctx=2

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.params import ModelConfig, Params, init_params
+from workbench.model_config import ModelConfig
+from workbench.params import Params, init_params
 from workbench.run import RunConfig
 from workbench.run_writer import RunWriter
 from workbench.task import make_task

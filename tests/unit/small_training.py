@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.recipe import Recipe
 from workbench.task import Task, make_task
 from workbench.train import Metrics, Snapshot, fit

@@ -8,7 +8,8 @@ import workbench.accuracy
 from tests.unit.small_training import ADDITION, DIGITS, network, recipe, trained
 from workbench.accuracy import SAMPLED_INPUTS, measure_accuracy, right
 from workbench.errors import TaskError
-from workbench.params import ModelConfig, Params, init_params, param_shapes
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, init_params
 from workbench.stats import wilson_interval
 from workbench.task import Inputs, Task, make_task
 from workbench.transformer import forward

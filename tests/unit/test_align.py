@@ -30,7 +30,8 @@ from tests.hand_built import circle_adder
 from tests.reference.networks import random_params
 from workbench.errors import HookError, ProbeError
 from workbench.intervene import Intervention, OtherInput, Site, intervene
-from workbench.params import ModelConfig, init_params
+from workbench.model_config import ModelConfig
+from workbench.params import init_params
 from workbench.progress import Progress, finish
 from workbench.task import make_task
 from workbench.transformer import forward

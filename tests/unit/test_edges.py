@@ -19,7 +19,7 @@ from circuits.random_circuits import random_circuits, random_edges_outside, rand
 from tests.reference.networks import SEEDS, random_config, random_params, random_tokens
 from workbench.errors import CircuitError, HookError
 from workbench.metrics import Metric
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.progress import finish
 from workbench.transformer import forward
 

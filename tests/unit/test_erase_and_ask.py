@@ -19,7 +19,7 @@ from probes.sites import ProbeSite, parse_site, read_activations, width_of
 from tests.unit.probed_networks import adder, random_subject
 from tests.unit.small_networks import zeros
 from workbench.errors import HookError
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.subject import Subject
 from workbench.task import Inputs, make_task
 from workbench.tasks.modular_addition import ModularAddition

@@ -22,8 +22,9 @@ from tests.hand_built import circle_adder
 from tests.unit.test_edges import problem as random_problem
 from workbench.errors import CircuitError
 from workbench.metrics import METRICS, Metric, make_metric
+from workbench.model_config import ModelConfig, param_shapes
 from workbench.pairs import Pairs, draw_pairs
-from workbench.params import ModelConfig, Params, init_params, param_shapes
+from workbench.params import Params, init_params
 from workbench.progress import finish
 from workbench.subject import Subject
 from workbench.task import make_task

@@ -22,7 +22,8 @@ from circuits.mechanisms.fourier import RULES, support
 from circuits.verdict import judge
 from tests.hand_built import NEURONS, circle_adder
 from workbench.finding import Control, Finding
-from workbench.params import ModelConfig, init_params
+from workbench.model_config import ModelConfig
+from workbench.params import init_params
 from workbench.progress import finish
 from workbench.subject import Subject, untrained
 from workbench.task import make_task

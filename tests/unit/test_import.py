@@ -22,11 +22,12 @@ from torch import Tensor
 from workbench.config import to_dict
 from workbench.errors import ConfigError, RunError, TaskError, WeightsError, WorkbenchError
 from workbench.importing import import_network, read_network, save_network
-from workbench.params import ModelConfig, Params, init_params
+from workbench.model_config import ModelConfig
+from workbench.params import Params, init_params
 from workbench.run import open_run
 from workbench.run_writer import RunWriter
-from workbench.storage import tensors_to_bytes, weights_digest
 from workbench.task import Task, make_task, tasks
+from workbench.tensor_files import tensors_to_bytes, weights_digest
 from workbench.transformer import forward
 
 PUBLISHED = Path(

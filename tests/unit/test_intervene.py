@@ -33,7 +33,7 @@ from workbench.intervene import (
     intervention_from_dict,
     last_axis,
 )
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.transformer import forward, hook_names
 
 BATCH = 3

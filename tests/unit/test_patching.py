@@ -21,7 +21,7 @@ from circuits.sweep_sites import SITES
 from tests.reference.networks import random_params, random_tokens
 from workbench.errors import CircuitError, HookError, MetricError
 from workbench.metrics import Metric
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.progress import finish
 from workbench.transformer import Edit, forward
 

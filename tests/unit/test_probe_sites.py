@@ -17,7 +17,7 @@ from probes.sites import (
 from tests.reference.networks import random_config, random_params, random_tokens
 from workbench.errors import HookError, ProbeError, ResourceError
 from workbench.intervene import has_heads
-from workbench.params import ModelConfig
+from workbench.model_config import ModelConfig
 from workbench.transformer import forward, hook_names
 
 CONFIG = ModelConfig(

@@ -23,8 +23,8 @@ from tests.reference.networks import SEEDS, random_config, random_params, random
 from tests.unit.small_networks import CONFIG, assert_close, generator, zeros
 from tests.unit.small_training import DIGITS, network
 from workbench.errors import CircuitError, HookError, PairError, TaskError
+from workbench.model_config import ModelConfig
 from workbench.pairs import draw_pairs
-from workbench.params import ModelConfig
 from workbench.stats import wilson_interval
 from workbench.subject import Subject
 from workbench.transformer import forward

@@ -10,7 +10,8 @@ import torch
 from tests.contract.task_cases import every_task
 from workbench import config
 from workbench.errors import ConfigError, UnknownName
-from workbench.params import init_params, n_params
+from workbench.model_config import n_params
+from workbench.params import init_params
 from workbench.recipe import (
     RECIPES,
     Recipe,

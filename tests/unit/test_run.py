@@ -18,11 +18,8 @@ from workbench.errors import ConfigError, RunError, WeightsError
 from workbench.manifest import MANIFEST, METRICS, Manifest
 from workbench.run import Run, RunConfig, list_runs, open_run
 from workbench.run_writer import RunWriter
-from workbench.storage import (
-    tensors_to_bytes,
-    weights_digest,
-)
 from workbench.task import make_task
+from workbench.tensor_files import tensors_to_bytes, weights_digest
 
 
 @pytest.fixture(autouse=True)

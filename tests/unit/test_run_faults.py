@@ -22,7 +22,7 @@ from workbench.errors import RunError
 from workbench.manifest import MANIFEST
 from workbench.run import open_run
 from workbench.run_writer import RunWriter
-from workbench.storage import weights_digest
+from workbench.tensor_files import weights_digest
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -18,13 +18,8 @@ from torch import Tensor
 from tests.unit.small_run import params_at
 from workbench.errors import RunError
 from workbench.params import Params, stack, unstack
-from workbench.storage import (
-    atomic_write,
-    from_json,
-    tensors_from_bytes,
-    tensors_to_bytes,
-    weights_digest,
-)
+from workbench.storage import atomic_write, from_json
+from workbench.tensor_files import tensors_from_bytes, tensors_to_bytes, weights_digest
 
 
 @pytest.fixture(autouse=True)

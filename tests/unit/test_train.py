@@ -23,7 +23,8 @@ from tests.unit.small_training import (
     trained,
 )
 from workbench.errors import ConfigError, TaskError
-from workbench.params import init_params, param_shapes
+from workbench.model_config import param_shapes
+from workbench.params import init_params
 from workbench.recipe import Recipe
 from workbench.task import Inputs, make_task, randomise_labels
 from workbench.train import (

@@ -12,16 +12,8 @@ import torch
 from torch import Tensor
 
 from workbench.errors import HookError, TaskError, WeightsError
-from workbench.params import (
-    ModelConfig,
-    Params,
-    check_params,
-    init_params,
-    n_params,
-    param_shapes,
-    stack,
-    unstack,
-)
+from workbench.model_config import ModelConfig, n_params, param_shapes
+from workbench.params import Params, check_params, init_params, stack, unstack
 from workbench.transformer import forward, hook_names
 from workbench.writers import residual_writers
 

@@ -1,0 +1,117 @@
+"""A record: what was asked of a network, what came out, and how near a replay must come. No torch.
+
+Every analysis (`workbench.analysis`) leaves one. Records lie beside a run (`workbench.records`) and
+travel in sessions (`workbench.session`); both hold the same JSON.
+"""
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from workbench.finding import Finding
+from workbench.storage import sha256, to_json
+from workbench.strict import Digest, Label, Name, Strict
+
+RecordId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}-[0-9a-f]{16}$")]
+Step = Annotated[int, Field(ge=0, lt=10**9)]
+Dtype = Literal["float32", "float64", "int64", "int32", "bool"]
+ArrayName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.<>@\[\]-]{1,200}$")]
+
+
+class Tolerance(Strict):
+    """How far a replayed number may be from the recorded one: absolute + relative x |recorded|.
+
+    Of arrays, |recorded| is the largest magnitude in the array.
+    """
+
+    absolute: Annotated[float, Field(ge=0)] = 0.0
+    relative: Annotated[float, Field(ge=0)] = 0.0
+
+    def allows(self, recorded: float, replayed: float, *, scale: float | None = None) -> bool:
+        """Whether the two agree."""
+        size = abs(recorded) if scale is None else scale
+        return abs(recorded - replayed) <= self.absolute + self.relative * size
+
+
+Tolerances = dict[Annotated[str, Field(max_length=200)], Tolerance]
+"""By pattern of a path such as `findings.*.value`, `result.rows.*.q` or `arrays.effects` (`*`
+stands for anything, dots included); the longest pattern that fits decides. What no pattern fits
+must be equal."""
+
+
+def tolerance_at(tolerances: Mapping[str, Tolerance], path: str) -> Tolerance:
+    """The tolerance of one number."""
+    fitting = [pattern for pattern in tolerances if fnmatch.fnmatchcase(path, pattern)]
+    return tolerances[max(fitting, key=len)] if fitting else Tolerance()
+
+
+class Checkpoint(Strict):
+    """A network that was looked at."""
+
+    step: Step
+    weights_sha256: Digest
+    """`workbench.tensor_files.weights_digest`."""
+
+
+class TensorShape(Strict):
+    """What kind of tensor lies under a name."""
+
+    dtype: Dtype
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(max_length=8)]
+
+
+class Arrays(Strict):
+    """The safetensors file that goes with a record."""
+
+    size: Annotated[int, Field(gt=0)]
+    """In bytes."""
+    sha256: Digest
+    tensors: Annotated[dict[ArrayName, TensorShape], Field(min_length=1, max_length=10_000)]
+
+
+class MadeWith(Strict):
+    """What the numbers were computed with."""
+
+    workbench: Label
+    torch: Label
+    python: Label
+    device: Label
+    """`cpu`, or the name of the card."""
+    threads: Annotated[int, Field(ge=1)]
+
+
+class Record(Strict):
+    """One analysis of one network (or of several checkpoints of one run)."""
+
+    id: RecordId
+    kind: Name
+    """A name of `workbench.analysis.analyses`."""
+    parameters: dict[Name, JsonValue]
+    """The fields of that analysis."""
+    checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1, max_length=10_000)]
+    result: dict[str, JsonValue]
+    findings: Annotated[tuple[Finding, ...], Field(max_length=1000)]
+    arrays: Arrays | None
+    tolerances: Tolerances
+    made_with: MadeWith
+    seconds: Annotated[float, Field(ge=0)]
+    """How long it took."""
+
+    @property
+    def step(self) -> int:
+        """The (last) checkpoint that it is about."""
+        return self.checkpoints[-1].step
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of that checkpoint's weights."""
+        return self.checkpoints[-1].weights_sha256
+
+
+def record_id(kind: str, parameters: Mapping[str, Any], checkpoints: tuple[Checkpoint, ...]) -> str:
+    """The name of a record: the same question about the same weights has the same."""
+    asked = [kind, parameters, [[one.step, one.weights_sha256] for one in checkpoints]]
+    digest = sha256(to_json(asked, where="the parameters", sort_keys=True))
+    return f"{kind}-{digest[:16]}"

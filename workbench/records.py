@@ -1,0 +1,75 @@
+"""Records beside a run: `records/<id>.json`, and `records/<id>.safetensors` for its arrays.
+
+Each is written atomically, the JSON last; asking the same question of the same weights again
+replaces it. What is read is checked: the JSON against its model, the arrays against the JSON.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from workbench.errors import RunError
+from workbench.record import Record
+from workbench.run import Run
+from workbench.storage import atomic_write, explained, from_json, read_file, sha256, to_json
+from workbench.strict import validated
+from workbench.tensor_files import tensors_from_bytes, tensors_to_bytes
+
+RECORDS = "records"
+
+
+def write_record(run: Run, record: Record, arrays: Mapping[str, Tensor]) -> None:
+    """Put a record beside the run, in place of an earlier one of its id. Raises `RunError`."""
+    folder = run.path / RECORDS
+    data = to_json(record.model_dump(), where=record.id, indent=1)
+    with explained("create", folder):
+        folder.mkdir(exist_ok=True)
+    if record.arrays is not None:
+        atomic_write(folder / f"{record.id}.safetensors", tensors_to_bytes(arrays))
+    atomic_write(folder / f"{record.id}.json", data)
+
+
+def read_records(run: Run, step: int | None = None) -> list[Record]:
+    """The records beside a run, by id; only those about one checkpoint's weights where given.
+
+    Records about weights that the run does not have (it was trained again) are left out. Raises
+    `RunError` for a damaged one.
+    """
+    folder = run.path / RECORDS
+    if not folder.is_dir():
+        return []
+    with explained("list", folder):
+        names = sorted(path.name for path in folder.glob("*.json") if not path.name.startswith("."))
+    records = [_read(folder, name) for name in names]
+    steps = {one.step for record in records for one in record.checkpoints}
+    known = {one: run.weights_sha256(one) for one in steps & set(run.steps)}
+    return [
+        record
+        for record in records
+        if all(known.get(one.step) == one.weights_sha256 for one in record.checkpoints)
+        and (step is None or record.step == step)
+    ]
+
+
+def read_arrays(run: Run, record: Record) -> dict[str, Tensor]:
+    """The arrays of a record; none where it has none. Raises `RunError` or `WeightsError`."""
+    if record.arrays is None:
+        return {}
+    folder, name = run.path / RECORDS, f"{record.id}.safetensors"
+    data = read_file(folder, name)
+    if sha256(data) != record.arrays.sha256:
+        raise RunError(f"{folder / name} is damaged: its SHA-256 is not the recorded one; {MEND}")
+    return tensors_from_bytes(data, where=str(folder / name))
+
+
+MEND = "remove the record and ask again"
+
+
+def _read(folder: Path, name: str) -> Record:
+    data, where = read_file(folder, name), str(folder / name)
+    from_json(data, where=where)  # no duplicate keys, no NaN
+    record = validated(Record, data, where=where, error=RunError)
+    if f"{record.id}.json" != name:
+        raise RunError(f"{where} holds the record {record.id}; {MEND}")
+    return record

@@ -1,0 +1,1 @@
+"""Sessions: findings that travel, re-run and cannot harm."""

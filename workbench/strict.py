@@ -1,0 +1,70 @@
+"""Data that a stranger may have written: strict models, bounded text, no NaN. Needs no torch."""
+
+import unicodedata
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+
+from workbench.errors import WorkbenchError
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+"""No key that is not known, no conversion, no NaN."""
+
+BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that make text read in another order than it is stored."""
+
+M = TypeVar("M", bound="Strict")
+
+
+class Strict(pydantic.BaseModel):
+    """A frozen model that refuses unknown keys, conversions and NaN."""
+
+    model_config = STRICT
+
+
+def plain_text(text: str) -> str:
+    """The text, if nothing in it steers a terminal or a page. Raises `ValueError`.
+
+    Line ends and tabs may stand; other control characters, lone surrogates and marks that reorder
+    text may not.
+    """
+    for character in text:
+        steers = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        if steers or character in BIDIRECTIONAL:
+            raise ValueError(f"the character U+{ord(character):04X} is not allowed in text")
+    return text
+
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
+Identifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""A random 128-bit number in hexadecimal."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""Of a kind, a task, an array."""
+Moment = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
+]
+"""A time in UTC, such as 2026-11-20T18:53:06Z."""
+Label = Annotated[str, Field(max_length=200), AfterValidator(plain_text)]
+"""A word or a line of foreign text."""
+Prose = Annotated[str, Field(max_length=20_000), AfterValidator(plain_text)]
+"""Paragraphs of foreign text."""
+
+
+def validated(model: type[M], data: bytes, *, where: str, error: type[WorkbenchError]) -> M:
+    """A model from JSON bytes. Raises `error`, one line that names the key and what is wrong.
+
+    The caller has made sure that the JSON has no duplicate key (`storage.from_json`).
+    """
+    try:
+        return model.model_validate_json(data)
+    except pydantic.ValidationError as wrong:
+        first = wrong.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])[:200] or "value"
+        raise error(f"{where}: {key}: {first['msg']}, got {_short(first['input'])}") from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
