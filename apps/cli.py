@@ -176,7 +176,8 @@ def explain(
 ) -> None:
     """Find the parts that do the task, intervene on them over every input, and write a report."""
     from apps import console
-    from apps.explain import explain_run, report_path
+    from apps.explain import explain_run
+    from apps.recording import report_path
     from apps.targets import find_run, is_task_name, make_plan
     from workbench.device import find_device
     from workbench.run import open_run
@@ -236,7 +237,7 @@ def report(
     runs: Runs = Path("runs"),
 ) -> None:
     """Write the report of an explained run again, as one HTML file that opens offline."""
-    from apps.explain import report_path, saved_report
+    from apps.recording import report_path, saved_report
     from apps.targets import find_run
     from workbench.storage import atomic_write
 

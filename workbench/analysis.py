@@ -66,7 +66,15 @@ class Analysis(ABC):
         """Ask it of a run's network at a checkpoint (the last when None). Nothing is written."""
 
     def steps(self, run: Run, step: int | None) -> list[int]:
-        """The checkpoints that are looked at, ascending. Raises `RunError` for one there is not."""
+        """The checkpoints that are looked at, ascending.
+
+        Raises `RunError` for one there is not, or for an incomplete run where none is named.
+        """
+        if step is None and run.steps and not run.complete:
+            raise RunError(
+                f"{run.path} is incomplete; run the same `workbench train` again to resume it, or "
+                f"name a checkpoint with --step (there are: {', '.join(map(str, run.steps))})"
+            )
         if not run.steps or (step is not None and step not in run.steps):
             run.params(step)  # raises, and says which there are
         return [run.steps[-1] if step is None else step]

@@ -1,7 +1,8 @@
 """Records beside a run: `records/<id>.json`, and `records/<id>.safetensors` for its arrays.
 
-Each is written atomically, the JSON last; asking the same question of the same weights again
-replaces it. What is read is checked: the JSON against its model, the arrays against the JSON.
+Each is written atomically, the JSON last. A record replaces those of its kind, about the same
+weights, that make a finding of the same name: a finding has one number. What is read is checked:
+the JSON against its model, the arrays against the JSON.
 """
 
 from collections.abc import Mapping
@@ -20,14 +21,19 @@ RECORDS = "records"
 
 
 def write_record(run: Run, record: Record, arrays: Mapping[str, Tensor]) -> None:
-    """Put a record beside the run, in place of an earlier one of its id. Raises `RunError`."""
+    """Put a record beside the run, in place of those it replaces. Raises `RunError`."""
     folder = run.path / RECORDS
+    replaced = [known for known in read_records(run) if _replaces(record, known)]
     data = to_json(record.model_dump(), where=record.id, indent=1)
     with explained("create", folder):
         folder.mkdir(exist_ok=True)
     if record.arrays is not None:
         atomic_write(folder / f"{record.id}.safetensors", tensors_to_bytes(arrays))
     atomic_write(folder / f"{record.id}.json", data)
+    with explained("remove", folder):
+        for known in replaced:
+            for suffix in ("json", "safetensors"):
+                (folder / f"{known.id}.{suffix}").unlink(missing_ok=True)
 
 
 def read_records(run: Run, step: int | None = None) -> list[Record]:
@@ -64,6 +70,15 @@ def read_arrays(run: Run, record: Record) -> dict[str, Tensor]:
 
 
 MEND = "remove the record and ask again"
+
+
+def _replaces(record: Record, known: Record) -> bool:
+    if record.id == known.id or record.kind != known.kind:
+        return False
+    names = {finding.id for finding in record.findings}
+    return record.checkpoints == known.checkpoints and any(
+        finding.id in names for finding in known.findings
+    )
 
 
 def _read(folder: Path, name: str) -> Record:

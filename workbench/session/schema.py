@@ -102,10 +102,12 @@ class Group(Strict):
 class Marks(Strict):
     """What somebody wrote on the circuit graph."""
 
-    labels: Annotated[dict[Label, Label], Field(max_length=10_000)] = {}
+    labels: Annotated[dict[Label, Label], Field(max_length=10_000)] = Field(default_factory=dict)
     """Node, such as `a0.h1`, to words."""
     groups: Annotated[tuple[Group, ...], Field(max_length=1000)] = ()
-    positions: Annotated[dict[Label, tuple[float, float]], Field(max_length=10_000)] = {}
+    positions: Annotated[dict[Label, tuple[float, float]], Field(max_length=10_000)] = Field(
+        default_factory=dict
+    )
     """Node to where it is drawn."""
     pinned: Annotated[tuple[Label, ...], Field(max_length=10_000)] = ()
 
@@ -117,7 +119,9 @@ class Notebook(Strict):
     """The session that the run was opened from."""
     notes: Annotated[tuple[Note, ...], Field(max_length=1000)] = ()
     marks: Marks = Marks()
-    view: Annotated[dict[Name, Label | bool | int | float], Field(max_length=200)] = {}
+    view: Annotated[dict[Name, Label | bool | int | float], Field(max_length=200)] = Field(
+        default_factory=dict
+    )
     """State of the app's widgets, for whoever opens the session there."""
 
 
