@@ -13,6 +13,7 @@ import typer
 
 from apps.cli_circuits import circuit, patch
 from apps.cli_probe import probe
+from apps.cli_session import session
 from apps.options import Device, Json, Quiet, RecipeName, Runs, Settings
 from workbench.errors import WorkbenchError
 from workbench.version import __version__
@@ -250,6 +251,7 @@ def report(
 app.command()(patch)
 app.command()(circuit)
 app.add_typer(probe, name="probe")
+app.add_typer(session, name="session")
 
 
 def _train(

@@ -1,127 +1,21 @@
-"""What a person sees in the terminal: tables on standard output, progress on standard error."""
+"""What a person sees in the terminal of what was found."""
 
-import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from apps.drawing import row_names, title
+from apps.terminal import VERDICT_STYLES as VERDICT_STYLES
+from apps.terminal import cell as cell
+from apps.terminal import err as err
+from apps.terminal import follow as follow
+from apps.terminal import out as out
+from apps.terminal import show_whole as show_whole
+from apps.terminal import table as table
 from apps.tracing_findings import judged_on
 from circuits.patching import Sweep
-
-P = TypeVar("P")
-R = TypeVar("R")
-
-VERDICT_STYLES = {
-    "identified": "bold green",
-    "supported": "green",
-    "partial": "bold yellow",
-    "not identified": "bold red",
-    "not supported": "red",
-    "not applicable": "dim",
-}
-
-
-def out() -> Console:
-    """Standard output, as it is now (tests replace it)."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
-
-
-def err() -> Console:
-    """Standard error, as it is now."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
-
-
-def follow(
-    steps: Generator[P, None, R],
-    describe: Callable[[P], tuple[int, int, str]],
-    *,
-    title: str,
-    quiet: bool,
-) -> R:
-    """Run a generator to its end behind a progress bar, and return what it returns.
-
-    `describe` turns what it yields into (done, total, words).
-    """
-    with _bar(quiet) as progress:
-        task = progress.add_task(title, total=None, words="")
-        while True:
-            try:
-                done, total, words = describe(next(steps))
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            progress.update(task, completed=done, total=total, words=words)
-
-
-@contextmanager
-def _bar(quiet: bool) -> Generator[Progress, None, None]:
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err(),
-        disable=quiet or not sys.stderr.isatty(),
-        transient=True,
-    )
-    with progress:
-        yield progress
-
-
-def table(
-    columns: Iterable[str],
-    rows: Iterable[Iterable[Any]],
-    *,
-    title: str = "",
-    foldable: int | None = None,
-) -> Table:
-    """A plain table; numbers to the right, everything else escaped text.
-
-    Args:
-        foldable: the one column that may wrap; all but the first where None.
-    """
-    made = Table(title=escape(title) or None, box=box.SIMPLE, title_justify="left")
-    listed = [list(row) for row in rows]
-    for i, column in enumerate(columns):
-        numeric = bool(listed) and all(isinstance(row[i], int | float | None) for row in listed)
-        side: Literal["left", "right"] = "right" if numeric else "left"
-        made.add_column(
-            column,
-            justify=side,
-            overflow="fold",
-            no_wrap=i == 0 if foldable is None else i != foldable,
-        )
-    for row in listed:
-        made.add_row(*(cell(value) for value in row))
-    return made
-
-
-def cell(value: Any) -> str:
-    """A value as the text of a cell."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    text = escape(str(value))
-    style = VERDICT_STYLES.get(str(value))
-    return f"[{style}]{text}[/{style}]" if style else text
 
 
 def show_explanation(document: dict[str, Any], report: str) -> None:
@@ -269,15 +163,6 @@ def show_probe_rows(rows: Sequence[dict[str, Any]], *, leading: Sequence[str] = 
     heads = [*leading, "site", "position", accuracy, "95 % interval", *others, "says"]
     made = table(heads, listed)
     show_whole(made)
-
-
-def show_whole(made: Table) -> None:
-    """A table as wide as it needs to be: on a narrow terminal columns would be left out."""
-    for column in made.columns:
-        column.no_wrap = True
-    wide = Console(file=sys.stdout, highlight=False, width=WIDE)
-    wide = Console(file=sys.stdout, highlight=False, width=wide.measure(made).maximum)
-    wide.print(made)
 
 
 def _telling(row: dict[str, Any]) -> tuple[bool, bool, float]:

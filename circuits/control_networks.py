@@ -48,7 +48,8 @@ def permuted(subject: Subject, seed: int) -> Subject:
     """The same numbers in every parameter, in random order."""
     generator = torch.Generator().manual_seed(seed)
     params = {}
-    for name, tensor in subject.params.items():
+    for name in sorted(subject.params):
+        tensor = subject.params[name]
         order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
         params[name] = tensor.flatten()[order].reshape(tensor.shape)
     return with_params(subject, params)

@@ -5,12 +5,14 @@ travel in sessions (`workbench.session`); both hold the same JSON.
 """
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
+from workbench.errors import SessionError
 from workbench.finding import Finding
+from workbench.registry import unknown
 from workbench.storage import sha256, to_json
 from workbench.strict import Digest, Label, Name, Strict
 
@@ -115,3 +117,18 @@ def record_id(kind: str, parameters: Mapping[str, Any], checkpoints: tuple[Check
     asked = [kind, parameters, [[one.step, one.weights_sha256] for one in checkpoints]]
     digest = sha256(to_json(asked, where="the parameters", sort_keys=True))
     return f"{kind}-{digest[:16]}"
+
+
+def named(records: Sequence[Record], only: Sequence[str] | None) -> list[Record]:
+    """The records that `only` names, by id, kind or the id of a finding; all of them when None.
+
+    Raises `SessionError` for a name that there is not.
+    """
+    if only is None:
+        return list(records)
+    names = {one.id: {one.id, one.kind, *(f.id for f in one.findings)} for one in records}
+    known = {name for some in names.values() for name in some}
+    for name in only:
+        if name not in known:
+            raise SessionError(unknown("finding", name, known))
+    return [record for record in records if names[record.id] & set(only)]

@@ -13,11 +13,12 @@ from torch import Tensor
 from workbench.errors import RunError
 from workbench.record import Record
 from workbench.run import Run
+from workbench.session.schema import Notebook
 from workbench.storage import atomic_write, explained, from_json, read_file, sha256, to_json
 from workbench.strict import validated
 from workbench.tensor_files import tensors_from_bytes, tensors_to_bytes
 
-RECORDS = "records"
+RECORDS, NOTEBOOK = "records", "notebook.json"
 
 
 def write_record(run: Run, record: Record, arrays: Mapping[str, Tensor]) -> None:
@@ -67,6 +68,20 @@ def read_arrays(run: Run, record: Record) -> dict[str, Tensor]:
     if sha256(data) != record.arrays.sha256:
         raise RunError(f"{folder / name} is damaged: its SHA-256 is not the recorded one; {MEND}")
     return tensors_from_bytes(data, where=str(folder / name))
+
+
+def read_notebook(run: Run) -> Notebook:
+    """Notes and marks kept beside a run; empty where there are none. Raises `RunError`."""
+    if not (run.path / NOTEBOOK).is_file():
+        return Notebook()
+    data, where = read_file(run.path, NOTEBOOK), str(run.path / NOTEBOOK)
+    from_json(data, where=where)  # no duplicate keys, no NaN
+    return validated(Notebook, data, where=where, error=RunError)
+
+
+def write_notebook(run: Run, notebook: Notebook) -> None:
+    """Keep notes and marks beside a run, in place of the earlier ones. Raises `RunError`."""
+    atomic_write(run.path / NOTEBOOK, to_json(notebook.model_dump(), where=NOTEBOOK, indent=1))
 
 
 MEND = "remove the record and ask again"

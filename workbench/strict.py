@@ -61,8 +61,14 @@ def validated(model: type[M], data: bytes, *, where: str, error: type[WorkbenchE
         return model.model_validate_json(data)
     except pydantic.ValidationError as wrong:
         first = wrong.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])[:200] or "value"
-        raise error(f"{where}: {key}: {first['msg']}, got {_short(first['input'])}") from None
+        key = _printable(".".join(str(part) for part in first["loc"])[:200]) or "value"
+        said = f"{where}: {key}: {first['msg']}, got {_short(first['input'])}"
+        raise error(_printable(said)) from None
+
+
+def _printable(text: str) -> str:
+    """The text as one line that steers no terminal, whatever a stranger put into it."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _short(value: Any) -> str:

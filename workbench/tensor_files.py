@@ -41,9 +41,14 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def tensors_from_bytes(data: bytes, *, where: str) -> Params:
-    """The tensors of a safetensors file, on the CPU. Raises `WeightsError`."""
+    """The tensors of a safetensors file, on the CPU, by name. Raises `WeightsError`.
+
+    Sorted, as the file's reader gives them in another order each time; and copied, as it leaves
+    them where they lie in the bytes, and rounding differs with a tensor's address.
+    """
     try:
-        return load(data)
+        loaded = load(data)
+        return {name: loaded[name].clone() for name in sorted(loaded)}
     except (SafetensorError, KeyError, TypeError, ValueError, AssertionError) as error:
         raise WeightsError(
             f"{where} is not a readable safetensors file ({error}); "

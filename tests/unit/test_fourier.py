@@ -162,6 +162,15 @@ def test_removing_other_planes_does_nothing_and_removing_the_named_ones_leaves_c
     assert falls["other frequencies"] == 0.0
 
 
+def test_a_permuted_network_does_not_depend_on_the_order_of_its_parameters() -> None:
+    subject = hand_built("modular_addition")
+    turned = replace(subject, params=dict(reversed(subject.params.items())))
+    one, two = permuted(subject, 3).params, permuted(turned, 3).params
+    for name, tensor in subject.params.items():
+        assert torch.equal(one[name], two[name])
+        assert torch.equal(one[name].flatten().sort().values, tensor.flatten().sort().values)
+
+
 @pytest.mark.parametrize("kind", ["untrained", "permuted", "memorised"])
 def test_networks_that_learned_nothing_are_not_identified(kind: str) -> None:
     subject = hand_built("modular_addition")

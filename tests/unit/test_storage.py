@@ -168,6 +168,15 @@ def test_resume_states_may_hold_any_dtype() -> None:
     assert all(back[name].dtype == state[name].dtype for name in state)
 
 
+def test_tensors_come_back_sorted_and_where_rounding_expects_them() -> None:
+    """Their order would decide what a generator draws for each; their address how sums round."""
+    given = {f"t{i}": torch.full((i + 1, 3), float(i)) for i in (5, 0, 7, 2, 9, 1)}
+    for _ in range(20):
+        back = tensors_from_bytes(tensors_to_bytes(given), where="x")
+        assert list(back) == sorted(given)
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in back.values())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,0 +1,197 @@
+"""`workbench session`: findings as one file that anyone can open, check and re-run."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apps import options
+
+DRIFTED = 3
+"""Exit status of a replay in which not every finding holds."""
+
+session = typer.Typer(
+    no_args_is_help=True,
+    help="Findings that travel: one file that opens anywhere, re-runs, and cannot run anything.\n\n"
+    "[bold]workbench session save RUN -o adds-on-a-circle.workbench[/bold] makes one.",
+)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A .workbench file.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only these findings, by id or by kind, such as sufficiency,circuit. Repeat, or "
+        "separate by commas."
+    ),
+]
+
+
+@session.command()
+def save(
+    run: Annotated[str, typer.Argument(help="A run whose findings to save.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Ends in .workbench.")
+    ],
+    note: Annotated[str | None, typer.Option(help="A note to whoever opens it.")] = None,
+    only: Only = None,
+    all_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--all-checkpoints", help="Every checkpoint, not just those that findings speak of."
+        ),
+    ] = False,
+    runs: options.Runs = Path("runs"),
+    as_json: options.Json = False,
+) -> None:
+    """Save a run's findings, with the weights they speak of, as one file.
+
+    Everything that was found goes in: explanations, patching, circuits, probes.
+    """
+    from apps.cli import print_json
+    from apps.session_targets import named_findings, session_output
+    from apps.targets import find_run
+    from workbench.session import open_session, save_session
+
+    path = session_output(output)
+    found = find_run(run, runs)
+    save_session(found, path, note=note, only=named_findings(only), all_checkpoints=all_checkpoints)
+    saved = open_session(path)
+    if as_json:
+        print_json({"session": str(path), "id": saved.id, "bytes": saved.archive.size})
+        return
+    n = len(saved.findings)
+    sys.stdout.write(
+        f"{path}: {n} {'finding' if n == 1 else 'findings'}, {saved.archive.size:,} bytes; "
+        f"check it with: workbench session replay {path}\n"
+    )
+
+
+@session.command()
+def show(file: File, as_json: options.Json = False) -> None:
+    """What a session claims, what it holds, and what it was made with. Nothing is run."""
+    from apps import session_console
+    from apps.cli import print_json
+    from workbench.session import open_session
+
+    opened = open_session(file)
+    if as_json:
+        print_json(session_console.told(opened))
+    else:
+        session_console.show(opened)
+
+
+@session.command("verify")
+def verify_(file: File, as_json: options.Json = False) -> None:
+    """Check every digest and every bound. Shows that it is whole, not who wrote it."""
+    from apps import session_console
+    from apps.cli import print_json
+    from workbench.session.verifying import verify
+
+    verified = verify(file)
+    if as_json:
+        print_json(session_console.verified_document(verified))
+    else:
+        session_console.show_verified(verified)
+
+
+@session.command()
+def replay(
+    file: File,
+    only: Only = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Ask every question again on this machine, and say which answers hold.
+
+    Exit status 0 only if all of them do; 3 where one drifted or cannot run.
+    """
+    from apps import session_console
+    from apps.cli import print_json
+    from apps.session_targets import named_findings
+    from apps.terminal import follow
+    from workbench.device import find_device
+    from workbench.session import open_session
+    from workbench.session.replaying import replay_steps
+
+    opened = open_session(file)
+    steps = replay_steps(opened, device=find_device(device), only=named_findings(only))
+    replayed = follow(
+        steps,
+        lambda progress: (progress.done, progress.total, progress.doing),
+        title="replaying",
+        quiet=quiet,
+    )
+    if as_json:
+        print_json(session_console.replayed_document(opened, replayed))
+    else:
+        session_console.show_replayed(opened, replayed)
+    if any(one.state != "holds" for one in replayed):
+        raise typer.Exit(DRIFTED)
+
+
+@session.command("diff")
+def diff_(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A .workbench file.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    as_json: options.Json = False,
+) -> None:
+    """What differs between two sessions: tasks, weights, findings, circuits, notes."""
+    from dataclasses import asdict
+
+    from apps import session_console
+    from apps.cli import print_json
+    from workbench.session import diff, open_session
+
+    changes = diff(open_session(first), open_session(second))
+    if as_json:
+        print_json([asdict(change) for change in changes])
+    else:
+        session_console.show_changes(changes)
+
+
+@session.command()
+def export(
+    file: File,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PAGE", help="Ends in .html.")],
+    run_again: Annotated[
+        bool, typer.Option("--replay", help="Replay it first, and show what holds.")
+    ] = False,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a session as one page that opens offline, without the Workbench."""
+    from apps.session_page import session_page
+    from apps.session_targets import page_output
+    from apps.terminal import follow
+    from workbench.device import find_device
+    from workbench.session import open_session
+    from workbench.session.replaying import replay_steps
+    from workbench.storage import atomic_write
+
+    path = page_output(output)
+    opened = open_session(file)
+    replayed = None
+    if run_again:
+        replayed = follow(
+            replay_steps(opened, device=find_device(device)),
+            lambda progress: (progress.done, progress.total, progress.doing),
+            title="replaying",
+            quiet=quiet,
+        )
+    atomic_write(path, session_page(opened, replayed=replayed).encode())
+    sys.stdout.write(f"{path}\n")
+
+
+@session.command("open")
+def open_(file: File, runs: options.Runs = Path("runs"), as_json: options.Json = False) -> None:
+    """Make a run of a session, so that every other command works on it."""
+    from apps.cli import print_json
+    from workbench.session import open_as_run, open_session
+
+    run = open_as_run(open_session(file), runs)
+    if as_json:
+        print_json({"run": str(run.path), "weights_sha256": run.weights_sha256()})
+    else:
+        sys.stdout.write(f"opened as {run.path}; explain it with: workbench explain {run.path}\n")
