@@ -89,7 +89,7 @@ def _together(a: Mapping[str, V], b: Mapping[str, V]) -> list[tuple[str, V | str
 
 def _tree(record: Record) -> dict[str, Any]:
     findings = {finding.id: finding_to_dict(finding) for finding in record.findings}
-    return {"result": record.result, "findings": findings}
+    return {"id": record.id, "result": record.result, "findings": findings}
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,7 +33,7 @@ DIGITS = 40
 PIECE_VALUES = 50_000
 """Values in a manifest, in one record, or in a document without its records. What a record's
 `parameters` and `result` hold, and a network's task, model and recipe, counts one a key."""
-PIECE_CONTAINERS = 12_000
+PIECE_CONTAINERS = 10_000
 """Objects and lists in the same."""
 
 TENSORS = 10_000

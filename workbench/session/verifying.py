@@ -24,6 +24,7 @@ from workbench.session.schema import (
     weights_path,
 )
 from workbench.session.tensor_members import (
+    Data,
     check_headers,
     check_tensors,
     check_values,
@@ -86,6 +87,25 @@ def verify_as(path: Path | str, where: str) -> Verified:
     )
 
 
+def check_training(data: Data, rows: int, *, where: str) -> int:
+    """How many columns `arrays/training.safetensors` has, all sound, of one entry a row.
+
+    They are `step`, whole numbers, and what was measured there. Raises `SessionError`.
+    """
+    headers = tensor_headers(data, where=where)
+    if "step" not in headers:
+        raise refusal(where, "no column 'step'")
+    if len(headers) > limits.COLUMNS:
+        raise refusal(where, f"{len(headers)} columns; at most {limits.COLUMNS}")
+    if strange := [name for name in headers if not _NAME.fullmatch(name)]:
+        raise refusal(where, f"a column called {strange[0]!r}")
+    number = TensorShape(dtype="float64", shape=(rows,))
+    step = TensorShape(dtype="int64", shape=(rows,))
+    check_headers(headers, {**dict.fromkeys(headers, number), "step": step}, where=where)
+    check_values(data, headers, where=where)
+    return len(headers)
+
+
 def _checked_arrays(archive: Archive, file: OpenFile) -> dict[str, str]:
     """What each member besides `session.json` is, after all of it was checked."""
     document, whats = archive.document, {}
@@ -101,7 +121,8 @@ def _checked_arrays(archive: Archive, file: OpenFile) -> dict[str, str]:
     if document.training_rows is not None:
         window = Window(file, archive.entries[TRAINING])
         rows, where = document.training_rows, f"{file.where}: {TRAINING}"
-        whats[TRAINING] = _checked_training(window, rows, where)
+        columns = check_training(window, rows, where=where)
+        whats[TRAINING] = f"training: {_plural(columns, 'column')}, {_plural(rows, 'row')}"
     for record in document.records:
         if record.arrays is not None:
             path = arrays_path(record.id)
@@ -123,22 +144,6 @@ def _checked_record(window: Window, record: Record, where: str) -> str:
     assert record.arrays is not None
     check_tensors(window, record.arrays.tensors, where=where)
     return f"arrays of {record.id}: {_counted(record.arrays.tensors.values())}"
-
-
-def _checked_training(window: Window, rows: int, where: str) -> str:
-    """Columns of one entry a row: `step`, whole numbers, and what was measured there."""
-    headers = tensor_headers(window, where=where)
-    if "step" not in headers:
-        raise refusal(where, "no column 'step'")
-    if len(headers) > limits.COLUMNS:
-        raise refusal(where, f"{len(headers)} columns; at most {limits.COLUMNS}")
-    if strange := [name for name in headers if not _NAME.fullmatch(name)]:
-        raise refusal(where, f"a column called {strange[0]!r}")
-    number = TensorShape(dtype="float64", shape=(rows,))
-    step = TensorShape(dtype="int64", shape=(rows,))
-    check_headers(headers, {**dict.fromkeys(headers, number), "step": step}, where=where)
-    check_values(window, headers, where=where)
-    return f"training: {_plural(len(headers), 'column')}, {_plural(rows, 'row')}"
 
 
 def _counted(shapes: Iterable[TensorShape]) -> str:
