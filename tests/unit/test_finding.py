@@ -1,14 +1,17 @@
 """Findings travel as JSON and come back the same; what is no finding is refused. And devices."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from workbench.device import find_device
-from workbench.errors import ConfigError, DeviceError
-from workbench.finding import Control, Finding, finding_from_dict, finding_to_dict
+from workbench.errors import DeviceError, RunError
+from workbench.finding import Control, Finding, finding_to_dict
+from workbench.record import Record
+from workbench.strict import validated
 
 CONTROL = Control(name="random subspace", value=0.011, n=20, interval=(0.009, 0.013))
 FINDING = Finding(
@@ -32,8 +35,27 @@ def as_json(finding: Finding) -> dict[str, Any]:
     return read
 
 
+def read(data: Any) -> Finding:
+    """A finding as a record reads it."""
+    record = {
+        "id": "mechanism-0123456789abcdef",
+        "kind": "mechanism",
+        "parameters": {},
+        "checkpoints": [{"step": 0, "weights_sha256": "a" * 64}],
+        "result": {},
+        "findings": [data],
+        "arrays": None,
+        "tolerances": {},
+        "made_with": dict.fromkeys(("workbench", "torch", "python", "device"), "x")
+        | {"threads": 1},
+        "seconds": 1.0,
+    }
+    text = json.dumps(record).encode()
+    return validated(Record, text, where="record", error=RunError).findings[0]
+
+
 def test_a_finding_travels_as_json() -> None:
-    again = finding_from_dict(as_json(FINDING))
+    again = read(as_json(FINDING))
     assert again == FINDING
     assert again.controls[0] == CONTROL and type(again.controls[0].interval) is tuple
 
@@ -53,15 +75,8 @@ def test_every_field_is_written() -> None:
 
 
 def test_a_finding_without_controls_or_with_an_interval() -> None:
-    bare = Finding(
-        **{
-            **{name: getattr(FINDING, name) for name in Finding.__dataclass_fields__},
-            "controls": (),
-            "interval": (0.5, 0.6),
-            "details": {},
-        }
-    )
-    assert finding_from_dict(as_json(bare)) == bare
+    bare = replace(FINDING, controls=(), interval=(0.5, 0.6), details={})
+    assert read(as_json(bare)) == bare
 
 
 def broken(**changes: Any) -> dict[str, Any]:
@@ -75,23 +90,30 @@ def without(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (broken(verdit="supported"), "no finding key 'verdit'; did you mean 'verdict'"),
-        (broken(controls=[{**as_json(FINDING)["controls"][0], "m": 1}]), "no control key 'm'"),
-        (without("rule"), "finding lacks rule"),
-        (without("controls"), "finding lacks controls"),
-        (broken(controls=[{"name": "untrained"}]), "control lacks value, n, interval, unit"),
-        (broken(controls={}), "controls = {}: it must be a list"),
-        (broken(controls=[1]), "control = 1: it must be an object"),
-        (broken(verdict="maybe"), "verdict = 'maybe': Input should be 'supported', "),
-        (broken(value="high"), "value = 'high'"),
-        (broken(interval=[0.5]), "interval"),
-        (broken(interval=[0.1, 0.2, 0.3]), "interval"),
+        (broken(verdit="supported"), "findings.0.verdit: Unexpected keyword argument"),
+        (
+            broken(controls=[{**as_json(FINDING)["controls"][0], "m": 1}]),
+            "controls.0.m: Unexpected",
+        ),
+        (without("rule"), "findings.0.rule: Field required"),
+        (without("controls"), "findings.0.controls: Field required"),
+        (broken(controls=[{"name": "untrained"}]), "findings.0.controls.0.value: Field required"),
+        (broken(controls={}), "findings.0.controls: Input should be a valid"),
+        (broken(controls=[1]), "findings.0.controls.0: Input should be"),
+        (broken(verdict="maybe"), "findings.0.verdict: Input should be 'supported', "),
+        (broken(value="0.5"), "findings.0.value: Input should be a valid number, got '0.5'"),
+        (broken(n=True), "findings.0.n: Input should be a valid integer"),
+        (broken(interval=[0.5]), "findings.0.interval"),
+        (broken(interval=[0.1, 0.2, 0.3]), "findings.0.interval"),
+        (broken(claim="it\x1b[2J adds"), "U+001B is not allowed in text"),
+        (broken(claim="a" * 20_001), "findings.0.claim: String should have at most 20000"),
+        (broken(details={"a\x1b[2J\nb": "high"}), "details.a\\x1b[2J\\x0ab"),
     ],
 )
 def test_what_is_no_finding_is_refused_in_one_line(data: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        finding_from_dict(data)
-    assert complaint in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(RunError) as error:
+        read(data)
+    assert complaint in str(error.value) and str(error.value).isprintable()
 
 
 # ---------------------------------------------------------------------- devices

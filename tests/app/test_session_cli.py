@@ -1,0 +1,162 @@
+"""`workbench session`, as a person types it: the happy way and the unhappy ones."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from apps import cli
+from tests.session.saved import LAST, forged, run_with_findings, with_record
+from workbench.session import open_session
+
+
+class Said(NamedTuple):
+    """What a command printed and how it ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def workbench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    run_with_findings(tmp_path / "runs" / "small")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["workbench", "session", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        status = end.value.code
+        assert isinstance(status, int)
+        return Said(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def saved(workbench: Run) -> str:
+    assert (
+        workbench("save", "small", "-o", "a.workbench", "--note", "look [bold]here[/bold]").status
+        == 0
+    )
+    return "a.workbench"
+
+
+def test_from_saving_to_opening(workbench: Run, tmp_path: Path) -> None:
+    said = workbench("save", "runs/small", "-o", "a.workbench")
+    assert said.status == 0 and said.out.startswith("a.workbench: 3 findings, ")
+    assert "workbench session replay a.workbench" in said.out
+    shown = workbench("show", "a.workbench")
+    assert shown.status == 0 and "modular_addition" in shown.out and "patch_head" in shown.out
+    assert "runner-up" in shown.out  # no number without its control
+    assert "nothing is known of who wrote this" in shown.out
+    verified = workbench("verify", "a.workbench")
+    assert verified.status == 0 and "not who wrote it" in " ".join(verified.out.split())
+    replayed = workbench("replay", "a.workbench", "-q")
+    assert replayed.status == 0 and "3 of 3 hold" in replayed.out
+    opened = workbench("open", "a.workbench", "--json")
+    run = json.loads(opened.out)["run"]
+    assert (tmp_path / run / "records").is_dir()
+    again = workbench("save", run, "-o", "b.workbench", "--json")
+    assert json.loads(again.out)["id"] == open_session("b.workbench").id
+    assert workbench("diff", "a.workbench", "b.workbench").out == "the two hold the same\n"
+
+
+def test_a_session_that_drifted_ends_with_status_3(
+    workbench: Run, saved: str, tmp_path: Path
+) -> None:
+    session = open_session(saved)
+
+    def change(data: dict[str, Any]) -> None:
+        data["findings"][0]["value"] += 1.0
+
+    forged(session, tmp_path / "b.workbench", lambda d: with_record(d, 0, change))
+    said = workbench("replay", "b.workbench", "-q")
+    assert said.status == 3 and "2 of 3 hold" in said.out
+    assert "drifted patching: findings.patch" in said.out
+    told = json.loads(workbench("replay", "b.workbench", "-q", "--json").out)
+    assert told["holds"] is False
+    drifted = [one for one in told["replayed"] if one["state"] == "drifted"]
+    assert len(drifted) == 1 and drifted[0]["differences"][0]["by"] == pytest.approx(1.0)
+    ids = [finding.id for finding in session.records[1].findings]
+    alone = workbench("replay", "b.workbench", "-q", "--only", session.records[1].id)
+    assert alone.status == 0 and ids[0] in alone.out
+
+
+def test_json_is_one_line_for_a_program(workbench: Run, saved: str) -> None:
+    for words in (
+        ("show", saved),
+        ("verify", saved),
+        ("replay", saved, "-q"),
+        ("diff", saved, saved),
+    ):
+        said = workbench(*words, "--json")
+        assert said.status == 0 and said.out.count("\n") == 1 and not said.err
+        json.loads(said.out)
+    shown = json.loads(workbench("show", saved, "--json").out)
+    assert [record["step"] for record in shown["records"]].count(LAST) == 2
+    assert shown["notebook"]["notes"][0]["text"] == "look [bold]here[/bold]"
+
+
+def test_foreign_text_is_shown_as_it_is(workbench: Run, saved: str) -> None:
+    assert "look [bold]here[/bold]" in workbench("show", saved).out
+
+
+def test_the_page(workbench: Run, saved: str, tmp_path: Path) -> None:
+    said = workbench("export", saved, "-o", "page.html")
+    assert said.status == 0 and said.out == "page.html\n"
+    page = (tmp_path / "page.html").read_text()
+    assert page.lower().startswith("<!doctype html>") and "patch_head" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("save", "small", "-o", "a.zip"), "-o a.zip: end its name in .workbench"),
+        (("save", "small", "-o", "no/a.workbench"), "there is no folder no; make it first"),
+        (("save", "nothing", "-o", "a.workbench"), "no run 'nothing'"),
+        (("save", "small", "-o", "b.workbench", "--only", "x"), "no finding 'x'"),
+        (("save", "small", "-o", "b.workbench", "--only", "a,,b"), "--only with an empty name"),
+        (("save", "small", "-o", "b.workbench", "--note", "\x1b[31m"), "U+001B is not allowed"),
+        (("show", "nothing.workbench"), "nothing.workbench"),
+        (("verify", "runs"), "runs"),
+        (("replay", "runs/small/config.json"), "config.json"),
+        (("diff", "a.workbench", "b.workbench"), "b.workbench"),
+        (("export", "a.workbench", "-o", "page.txt"), "end its name in .html"),
+        (("open", "junk.workbench"), "junk.workbench"),
+        (("opn", "a.workbench"), "opn"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    workbench: Run, saved: str, tmp_path: Path, words: tuple[str, ...], complaint: str
+) -> None:
+    (tmp_path / "junk.workbench").write_bytes(b"PK\x03\x04 this is no archive")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    said = workbench(*words)
+    assert said.status == 2 and said.out == ""
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert complaint in said.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_installed_command(workbench: Run, saved: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "apps", "session", "verify", saved],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "session.json" in done.stdout
