@@ -50,31 +50,35 @@ def patch(
     """
     from apps import console
     from apps.cli import print_json
-    from apps.question import ask, axes_asked, output_kind
+    from apps.question import axes_asked, output_kind, pairs_asked, pairs_written
+    from apps.recording import ask_run, document_of
     from apps.targets import find_run
-    from apps.tracing import patch_run, record_patching
+    from apps.tracing import keep_patching
+    from circuits.analyses.patching import PatchingAnalysis, columns_of, sweep_of
+    from workbench import config
     from workbench.device import find_device
 
-    question = ask(
+    written = pairs_written(clean, corrupted, pairs=pairs, corrupt=corrupt)
+    asked = pairs_asked(
         metric=metric,
         ablation=ablation,
         direction=direction,
         pairs=pairs,
         corrupt=corrupt,
         seed=seed,
-        step=step,
-        clean=clean,
-        corrupted=corrupted,
     )
+    asked |= written | {"site": site, "by": axes_asked(by)}
     kind = None if out is None else output_kind(out)
+    analysis = config.from_dict(PatchingAnalysis, asked, where="patch")
     found_run = find_run(run, runs)
-    steps = patch_run(found_run, question, site, axes_asked(by), find_device(device))
-    patched = _follow(steps, "patching", quiet)
-    record_patching(found_run, question, patched, out, kind)
+    steps = ask_run(found_run, analysis, step=step, device=find_device(device))
+    recorded = _follow(steps, "patching", quiet)
+    keep_patching(found_run, recorded, out, kind)
+    document = document_of(found_run, recorded.record)
     if as_json:
-        print_json(patched.document)
+        print_json(document)
         return
-    console.show_sweep(patched.document, patched.sweep, columns=patched.columns)
+    console.show_sweep(document, sweep_of(*recorded), columns=columns_of(recorded.record))
     if out is not None:
         sys.stdout.write(f"{out}\n")
 
@@ -82,8 +86,12 @@ def patch(
 def circuit(
     run: Annotated[str, typer.Argument(help="A run, or a network directory.")],
     method: Annotated[
-        str, typer.Option(help="How edges are scored: exact, eap, eap_ig, acdc, edge_masks…")
-    ] = "eap_ig",
+        str | None,
+        typer.Option(
+            help="How edges are scored: exact, eap, eap_ig, acdc, edge_masks…",
+            show_default="eap_ig",
+        ),
+    ] = None,
     edges: Annotated[
         int | None,
         typer.Option(
@@ -92,11 +100,19 @@ def circuit(
         ),
     ] = None,
     selection: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Rank edges by the size of their score (absolute) or with sign (signed)."
+            help="Rank edges by the size of their score (absolute) or with sign (signed).",
+            show_default="absolute",
         ),
-    ] = "absolute",
+    ] = None,
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge this circuit instead of searching one: a JSON list of edge names, a "
+            "record's JSON, or a Neuronpedia graph."
+        ),
+    ] = None,
     direction: options.Towards = "noise",
     metric: options.Metric = "logit_difference",
     ablation: options.Ablation = "resample",
@@ -109,7 +125,7 @@ def circuit(
         bool, typer.Option("--all", help="Evaluate on every input it was not found on.")
     ] = False,
     draws: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Random circuits to compare with.")
+        int, typer.Option(min=100, max=10_000, help="Random circuits to compare with.")
     ] = 100,
     seed: options.Seed = 0,
     step: options.Step = None,
@@ -125,32 +141,57 @@ def circuit(
     """
     from apps import console
     from apps.cli import print_json
-    from apps.question import ask, output_kind
+    from apps.question import output_kind, pairs_asked, search_asked
+    from apps.recording import ask_run, document_of
     from apps.targets import find_run
-    from apps.tracing import record_circuit, trace_circuit
+    from apps.tracing import circuit_analysis, keep_circuit
     from workbench.device import find_device
 
-    question = ask(
+    asked = pairs_asked(
         metric=metric,
         ablation=ablation,
         direction=direction,
         pairs=pairs,
         corrupt=corrupt,
         seed=seed,
-        step=step,
-        selection=selection,
-        per_position=per_position,
-        exhaustive=exhaustive,
     )
+    asked |= {"per_position": per_position, "exhaustive": exhaustive, "n_random": draws}
+    asked |= search_asked(method, edges, selection, given=given)
     kind = "svg" if out is None else output_kind(out, kinds=("png", "svg"))
     found_run = find_run(run, runs)
-    steps = trace_circuit(found_run, question, method, edges, find_device(device), n_random=draws)
-    traced = _follow(steps, "tracing", quiet)
-    drawing = record_circuit(found_run, question, traced, out, kind)
+    analysis = circuit_analysis(found_run, asked, given)
+    steps = ask_run(found_run, analysis, step=step, device=find_device(device))
+    recorded = _follow(steps, "tracing" if given is None else "judging", quiet)
+    drawing = keep_circuit(found_run, analysis, recorded, out, kind)
+    document = document_of(found_run, recorded.record)
     if as_json:
-        print_json(traced.document)
+        print_json(document)
+    elif given is None:
+        console.show_circuit(document, str(drawing))
     else:
-        console.show_circuit(traced.document, str(drawing))
+        _show_given(document, str(drawing))
+
+
+def _show_given(document: dict[str, Any], drawing: str) -> None:
+    """A given circuit's figures beside random circuits, and what the removal of its edges does."""
+    from rich.markup import escape
+
+    from apps import console
+
+    live, scope = document["live_edges"], "every input" if document["exhaustive"] else "pairs"
+    without = "" if live == document["edges"] else f" ({live} without dead ends)"
+    console.out().print(
+        f"[bold]{escape(document['run'])}[/bold]  {document['edges']} of "
+        f"{document['total_edges']} edges{without}, as given: {console.cell(document['verdict'])} "
+        f"on {scope}, {document['n']:,}"
+    )
+    console.out().print(escape(document["reason"]))
+    names = ["faithfulness", "completeness", "minimality", "random_percentile", "random_mean"]
+    console.out().print(console.table(names, [[document[name] for name in names]]))
+    edges = sorted(document["edge_list"], key=lambda row: -row["removal"])
+    rows = [[row["edge"], row["removal"]] for row in edges]
+    console.out().print(console.table(["edge", "its removal changes"], rows))
+    console.out().print(f"drawing: {escape(drawing)}", soft_wrap=True)
 
 
 def _follow(steps: Generator[Any, None, R], title: str, quiet: bool) -> R:

@@ -1,8 +1,10 @@
 """What a person sees in the terminal of what was found."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,7 +16,7 @@ from apps.terminal import follow as follow
 from apps.terminal import out as out
 from apps.terminal import show_whole as show_whole
 from apps.terminal import table as table
-from apps.tracing_findings import judged_on
+from circuits.analyses._findings import judged_on_others as judged_on
 from circuits.patching import Sweep
 
 
@@ -190,7 +192,6 @@ def _read_cell(row: dict[str, Any] | None) -> str:
     return f"[{text} on rgb({red},{green},{blue})] {share:.2f}{marks[-2:]:<2}[/]"
 
 
-WIDE = 4000
 WIDEST, LISTED = 40, 20
 """A table has at most so many columns; otherwise so many of the strongest effects are listed."""
 

@@ -1,12 +1,11 @@
-"""What a person asks of `workbench patch` and `workbench circuit`, checked before any work."""
+"""From the words of the command line to the parameters of an analysis, before any work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from circuits.circuit import Selection
-from circuits.problem import ABLATIONS, Ablation, Direction
+from circuits.problem import ABLATIONS, Direction
 from workbench.errors import CircuitError, PairError, UnknownName
 from workbench.metrics import METRICS
 from workbench.registry import unknown
@@ -15,39 +14,9 @@ T = TypeVar("T")
 
 DIRECTIONS: Mapping[str, Direction] = {"denoise": "denoising", "noise": "noising"}
 SELECTIONS: Mapping[str, Selection] = {"absolute": "absolute", "signed": "signed"}
-USUAL_PAIRS = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """Which pairs, which metric, what patching means."""
-
-    metric: str = "logit_difference"
-    ablation: Ablation = "resample"
-    direction: Direction = "noising"
-    selection: Selection = "absolute"
-    pairs: int = USUAL_PAIRS
-    corruptions: tuple[str, ...] = ()
-    """The task's usual ones where empty."""
-    clean: tuple[str, ...] = ()
-    corrupted: tuple[str, ...] = ()
-    """Inputs as text, instead of drawn ones."""
-    seed: int = 0
-    step: int | None = None
-    per_position: bool = False
-    exhaustive: bool = False
-
-    def beside(self, usual: "Question") -> list[str]:
-        """Words for what differs from the usual: another question has another finding."""
-        names = ("metric", "ablation", "direction", "selection")
-        words: list[str] = [
-            getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)
-        ]
-        words += ["per_position"] * self.per_position + ["written_pairs"] * bool(self.clean)
-        return words + [how for how in self.corruptions if self.corruptions != usual.corruptions]
-
-
-def ask(
+def pairs_asked(
     *,
     metric: str,
     ablation: str,
@@ -55,17 +24,30 @@ def ask(
     pairs: int | None,
     corrupt: Sequence[str] | None,
     seed: int,
-    step: int | None,
-    selection: str = "absolute",
-    clean: Sequence[str] | None = None,
-    corrupted: Sequence[str] | None = None,
-    per_position: bool = False,
-    exhaustive: bool = False,
-) -> Question:
-    """A question from the words of the command line.
+) -> dict[str, Any]:
+    """Parameters that `patch` and `circuit` share; those that nobody named are left out.
 
-    Raises `UnknownName` with the nearest known name, `PairError` where pairs are both written out
-    and to be drawn.
+    Raises `UnknownName` with the nearest known name.
+    """
+    return {
+        "metric": choice("metric", metric, {name: name for name in METRICS}),
+        "ablation": choice("ablation", ablation, {name: name for name in ABLATIONS}),
+        "direction": choice("direction", direction, DIRECTIONS),
+        "corruptions": tuple(dict.fromkeys(corrupt or ())),
+        "seed": seed,
+    } | ({} if pairs is None else {"pairs": pairs})
+
+
+def pairs_written(
+    clean: Sequence[str] | None,
+    corrupted: Sequence[str] | None,
+    *,
+    pairs: int | None,
+    corrupt: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Pairs written out, as parameters.
+
+    Raises `PairError` where pairs are both written out and to be drawn.
     """
     if (clean or corrupted) and (pairs is not None or corrupt):
         given = "--corrupt" if pairs is None else "--pairs"
@@ -73,28 +55,37 @@ def ask(
             f"{given} says how to draw pairs, and --clean and --corrupted write them out; leave "
             "one of the two out"
         )
-    return Question(
-        metric=_choice("metric", metric, {name: name for name in METRICS}),
-        ablation=_choice("ablation", ablation, {name: name for name in ABLATIONS}),
-        direction=_choice("direction", direction, DIRECTIONS),
-        selection=_choice("selection", selection, SELECTIONS),
-        pairs=USUAL_PAIRS if pairs is None else pairs,
-        corruptions=tuple(dict.fromkeys(corrupt or ())),
-        clean=tuple(clean or ()),
-        corrupted=tuple(corrupted or ()),
-        seed=seed,
-        step=step,
-        per_position=per_position,
-        exhaustive=exhaustive,
-    )
+    return {"clean": tuple(clean or ()), "corrupted": tuple(corrupted or ())}
 
 
-def axes_asked(by: Sequence[str] | None) -> list[str] | None:
+def axes_asked(by: Sequence[str] | None) -> tuple[str, ...] | None:
     """`--by head,position` and `--by head --by position` alike: each axis once."""
     if by is None:
         return None
     parts = [part.strip() for text in by for part in text.split(",")]
-    return list(dict.fromkeys(filter(None, parts)))
+    return tuple(dict.fromkeys(filter(None, parts)))
+
+
+def search_asked(
+    method: str | None, n_edges: int | None, selection: str | None, *, given: Path | None
+) -> dict[str, Any]:
+    """How a circuit is to be searched, as parameters; those that nobody named are left out.
+
+    Raises `CircuitError` where a circuit is given as well, `UnknownName` for a selection.
+    """
+    named = {"--method": method, "--edges": n_edges, "--selection": selection}
+    asked = [option for option, value in named.items() if value is not None]
+    if given is not None and asked:
+        raise CircuitError(
+            f"{asked[0]} says how to search a circuit, and --given names one; leave one of the two "
+            "out"
+        )
+    found: dict[str, Any] = {} if method is None else {"method": method}
+    if n_edges is not None:
+        found["n_edges"] = n_edges
+    if selection is not None:
+        found["selection"] = choice("selection", selection, SELECTIONS)
+    return found
 
 
 def output_kind(path: Path, *, kinds: Sequence[str] = ("png", "svg", "csv")) -> str:
@@ -110,7 +101,8 @@ def output_kind(path: Path, *, kinds: Sequence[str] = ("png", "svg", "csv")) -> 
     return kind
 
 
-def _choice(kind: str, name: str, known: Mapping[str, T]) -> T:
+def choice(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """What a name stands for. Raises `UnknownName` with the nearest known name."""
     if name not in known:
         raise UnknownName(unknown(kind, name, known))
     return known[name]

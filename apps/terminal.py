@@ -21,6 +21,9 @@ from rich.table import Table
 P = TypeVar("P")
 R = TypeVar("R")
 
+WIDE = 4000
+"""Columns that no table needs."""
+
 VERDICT_STYLES = {
     "identified": "bold green",
     "supported": "green",

@@ -250,7 +250,7 @@ def strongest(found: Sweep, *, seed: int = 0) -> Strongest | None:
     if len(effects) < 2 or found.n < FEWEST_PAIRS:
         return None
     means = effects[:, ::2].mean(-1)
-    first, second = means.abs().topk(2).indices.tolist()
+    first, second = means.abs().sort(descending=True, stable=True).indices[:2].tolist()
     signs = torch.where(means[[first, second]] < 0, -1, 1)
     winner, runner_up = effects[[first, second], 1::2] * signs[:, None]
     tested = torch.stack([winner, runner_up, winner - runner_up])

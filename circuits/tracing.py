@@ -15,15 +15,20 @@ from circuits.evaluate import Evaluation, evaluate
 from circuits.faithfulness import ranked, smallest_circuit
 from circuits.method import Scores, methods
 from circuits.problem import Ablation, Direction, Problem, make_problem
-from workbench.errors import CircuitError
-from workbench.pairs import Pairs, draw_mixed_pairs, usual_corruptions
+from workbench.errors import CircuitError, PairError
+from workbench.pairs import Pairs, draw_mixed_pairs, pairs_of_all_inputs, usual_corruptions
 from workbench.progress import Progress, finish
 from workbench.run import Run
 from workbench.subject import subject_of
+from workbench.task import Task
 
 SOUGHT = 0.93
 """Faithfulness that the smallest circuit is sought for: above 0.9 with room, for it must be at
 least 0.9 on pairs that it was not found on."""
+EXHAUSTIVE_UP_TO = 4096
+"""Domains up to this many inputs are evaluated whole; larger ones only when asked to."""
+FOUND_ON = 3
+"""Of a domain that is evaluated whole, a circuit is found on at most one input in so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,60 @@ def problem_of(
         direction=direction,
         per_position=per_position,
     )
+
+
+def pairs_to_find_and_judge(
+    task: Task,
+    *,
+    n_pairs: int = 64,
+    corruptions: Sequence[str] | None = None,
+    exhaustive: bool = False,
+    seed: int = 0,
+) -> tuple[Pairs, Pairs, bool]:
+    """Pairs to find a circuit on, others to judge it on, and whether these hold every other input.
+
+    No clean input is in both. A small domain is listed, as any is when `exhaustive`: the circuit is
+    found on at most a third of it, drawn at random, and judged on the rest. Raises `PairError`
+    where there are too few inputs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    hows = corruptions or usual_corruptions(task)
+    if exhaustive or task.domain_size <= EXHAUSTIVE_UP_TO:
+        every = pairs_of_all_inputs(task, hows, generator)
+        order = torch.randperm(len(every), generator=generator)
+        n = min(n_pairs, len(every) // FOUND_ON)
+        if not n:
+            raise PairError(
+                f"{len(every)} inputs: at least {FOUND_ON} are needed to find a circuit"
+            )
+        return _some_of(every, order[:n]), _some_of(every, order[n:]), True
+    finding = draw_mixed_pairs(task, hows, n_pairs, generator)
+    drawn = draw_mixed_pairs(task, hows, 2 * n_pairs, generator)
+    seen = {tuple(row) for row in finding.clean.tolist()}
+    fresh = [i for i, row in enumerate(drawn.clean.tolist()) if tuple(row) not in seen]
+    if not fresh:
+        raise PairError("no input is left that the circuit was not found on; ask for fewer pairs")
+    return finding, _some_of(drawn, torch.tensor(fresh)), False
+
+
+def pairs_to_judge(
+    task: Task,
+    *,
+    n_pairs: int = 64,
+    corruptions: Sequence[str] | None = None,
+    exhaustive: bool = False,
+    seed: int = 0,
+) -> tuple[Pairs, bool]:
+    """Pairs to judge a circuit on that was given, and whether these hold every input.
+
+    A small domain is listed, as any is when `exhaustive`. Raises `PairError` or `TaskError` where
+    there are too few or too many inputs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    hows = corruptions or usual_corruptions(task)
+    if exhaustive or task.domain_size <= EXHAUSTIVE_UP_TO:
+        return pairs_of_all_inputs(task, hows, generator), True
+    return draw_mixed_pairs(task, hows, n_pairs, generator), False
 
 
 def find_circuit(
@@ -116,3 +175,7 @@ def circuit_steps(
 def judge_circuit(problem: Problem, circuit: Circuit, *, seed: int = 0) -> Evaluation:
     """`circuits.evaluate.evaluate` without progress, for notebooks."""
     return finish(evaluate(problem, circuit, seed=seed))
+
+
+def _some_of(pairs: Pairs, rows: torch.Tensor) -> Pairs:
+    return Pairs(task=pairs.task, clean=pairs.clean[rows], corrupted=pairs.corrupted[rows])

@@ -101,8 +101,10 @@ def record_steps(
 ) -> Generator[Progress, None, Recorded]:
     """Ask, and make a record of the outcome. Nothing is written; see `workbench.records`.
 
-    Raises what the analysis raises.
+    Raises `ConfigError` for parameters that could not be read back, and what the analysis raises.
     """
+    parameters = config.to_dict(analysis)
+    analysis_from(analysis.kind, parameters)
     checkpoints = tuple(
         Checkpoint(step=one, weights_sha256=run.weights_sha256(one))
         for one in analysis.steps(run, step)
@@ -111,7 +113,6 @@ def record_steps(
     outcome = yield from analysis.ask(run, step=step, device=device)
     seconds = time.monotonic() - started
     arrays = {name: _plain(tensor) for name, tensor in outcome.arrays.items()}
-    parameters = config.to_dict(analysis)
     record = {
         "id": record_id(analysis.kind, parameters, checkpoints),
         "kind": analysis.kind,

@@ -1,6 +1,5 @@
 """`workbench patch` and `workbench circuit`, as a person runs them, on a tiny trained network."""
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -9,8 +8,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from apps import cli
-from apps.question import Question
-from apps.tracing import pairs_to_find_and_judge
+from apps.tracing import read_circuit
+from circuits.graph import Graph
+from circuits.tracing import pairs_to_find_and_judge
+from workbench.errors import CircuitError, RunError, WorkbenchError
+from workbench.records import read_records
+from workbench.run import open_run
 from workbench.task import make_task
 
 SMALL = [
@@ -93,10 +96,10 @@ def test_columns_are_named_by_the_tokens_of_one_written_pair(folder: Path) -> No
 
 
 def joined(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every finding in findings.json, by its id."""
-    path = folder / "runs" / name_of(folder) / "findings.json"
-    rows = json.loads(path.read_text()).values() if path.is_file() else []
-    return {finding["id"]: finding for found in rows for finding in found}
+    """Every finding in the records beside the run, by its id."""
+    records = (folder / "runs" / name_of(folder)).glob("records/*.json")
+    found = [finding for path in records for finding in json.loads(path.read_text())["findings"]]
+    return {finding["id"]: finding for finding in found}
 
 
 def test_the_strongest_part_joins_the_findings_beside_the_runner_up(folder: Path) -> None:
@@ -155,9 +158,14 @@ def test_a_circuit_joins_the_findings(folder: Path, document: dict[str, Any]) ->
     words = " ".join(again.out.split())
     assert "on every input it was not found on, 33" in words and "found on 16 pairs" in words
     page = (run / "report.html").read_text()
-    saved = json.loads((run / "explanation.json").read_text())
-    assert [finding["id"] for finding in saved["findings"]].count("circuit_exact_12_edges") == 1
     assert "12 of 21 edges" in page
+    records = read_records(open_run(run))
+    seeds = [
+        one.parameters["seed"]
+        for one in records
+        if "circuit_exact_12_edges" in [finding.id for finding in one.findings]
+    ]
+    assert seeds == [1]
 
 
 def test_each_question_has_files_and_findings_of_its_own(
@@ -166,13 +174,15 @@ def test_each_question_has_files_and_findings_of_its_own(
     """Another metric, or another step, leaves the files of the first as they were."""
     run = folder / "runs" / name_of(folder)
     asked = ("circuit", name_of(folder), *ASKED)
-    kept = {path: path.read_bytes() for path in run.glob("circuit-exact-12_edges.*")}
+    first = [path for path in run.glob("records/circuit-*") if b"exact" in path.read_bytes()]
+    kept = {path: path.read_bytes() for path in [*first, run / "circuit-exact-12_edges.svg"]}
     assert len(kept) == 2
     others = ("--metric", "log_probability", "--direction", "denoise", "--selection", "signed")
     assert _run(folder, *asked, *others).status == 0
     early = sorted(int(path.stem.split("-")[-1]) for path in (run / "checkpoints").iterdir())[0]
     assert _run(folder, *asked, "--step", str(early)).status == 0
-    assert (run / f"step-{early:06d}" / "circuit-exact-12_edges.json").is_file()
+    assert (run / f"step-{early:06d}" / "circuit-exact-12_edges.svg").is_file()
+    assert early in [record.step for record in read_records(open_run(run))]
     assert {path: path.read_bytes() for path in kept} == kept
     assert "circuit_exact_log_probability_denoising_signed_12_edges" in joined(folder)
 
@@ -180,27 +190,27 @@ def test_each_question_has_files_and_findings_of_its_own(
 def test_no_clean_input_is_both_for_finding_and_for_judging() -> None:
     """Every one of 25 inputs is in exactly one of the two; drawn ones never overlap either."""
     small = make_task("modular_addition", {"p": 5})
-    finding, judging, every = pairs_to_find_and_judge(small, Question(pairs=64))
+    finding, judging, every = pairs_to_find_and_judge(small, n_pairs=64)
     rows = [*finding.clean.tolist(), *judging.clean.tolist()]
     assert every and (len(finding), len(judging)) == (8, 17)
     assert sorted(rows) == small.domain().tolist()
     large = make_task(
         "modular_addition", {"p": 71}
     )  # 5041 inputs: of 300 and 600 some are the same
-    finding, judging, every = pairs_to_find_and_judge(large, Question(pairs=300))
+    finding, judging, every = pairs_to_find_and_judge(large, n_pairs=300)
     seen = {tuple(row) for row in finding.clean.tolist()}
     assert not every and len(finding) == 300
     assert not seen & {tuple(row) for row in judging.clean.tolist()}
     assert 500 < len(judging) < 600  # 600 x 300 / 5041 = 36 of them had been seen
-    finding, judging, every = pairs_to_find_and_judge(large, Question(pairs=300, exhaustive=True))
+    finding, judging, every = pairs_to_find_and_judge(large, n_pairs=300, exhaustive=True)
     assert every and (len(finding), len(judging)) == (300, 4741)
 
 
 def test_a_failing_command_leaves_the_run_as_it_was(folder: Path) -> None:
     run = folder / "runs" / name_of(folder)
     (folder / "folder.png").mkdir()
-    damaged = run / "explanation.json"
-    whole = damaged.read_bytes() if damaged.is_file() else None
+    (run / "records").mkdir(exist_ok=True)
+    damaged = run / "records" / "patching-0000000000000000.json"
 
     def state() -> dict[str, bytes]:
         return {str(p): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
@@ -211,19 +221,92 @@ def test_a_failing_command_leaves_the_run_as_it_was(folder: Path) -> None:
             said = _run(folder, command[0], run.name, *command[1:], "--out", out)
             assert said.status == 2 and out in said.err and len(said.err.splitlines()) == 1
         assert state() == before
-        weights = hashlib.sha256(b"other").hexdigest()
-        (run / "findings.json").write_text(json.dumps({weights: "damaged"}))
+        damaged.write_text('{"id": "patching-0000000000000000"}')
         mixed = state()
         said = _run(folder, command[0], run.name, *command[1:], "--out", "x.png")
-        assert said.status == 2 and "damaged" in said.err and not (folder / "x.png").exists()
-        assert state() == mixed
-        found = before.get(str(run / "findings.json"))
-        if found is None:
-            (run / "findings.json").unlink()
-        else:
-            (run / "findings.json").write_bytes(found)
-    if whole is not None:
-        damaged.write_bytes(whole)
+        assert said.status == 2 and damaged.name in said.err and len(said.err.splitlines()) == 1
+        assert not (folder / "x.png").exists() and state() == mixed
+        damaged.unlink()
+
+
+# ---------------------------------------------------------------------- circuits that are given
+
+
+def given(folder: Path, content: str, *options: str) -> Said:
+    (folder / "given.json").write_text(content)
+    return _run(
+        folder, "circuit", name_of(folder), "--given", "given.json", "--pairs", "16", *options
+    )
+
+
+def test_a_given_circuit_is_judged_on_every_input(folder: Path, document: dict[str, Any]) -> None:
+    """However the file says it, it is the same circuit with the same finding, drawn the same."""
+    edges = [row["edge"] for row in document["edge_list"]]
+    run = folder / "runs" / name_of(folder)
+    first = given(folder, json.dumps(edges), "--json")
+    assert first.status == 0, first.err
+    told = json.loads(first.out)
+    assert told["edges"] == 12 and told["n"] == 49 and told["exhaustive"]
+    (name,) = (name for name in joined(folder) if name.startswith("evaluation_"))
+    finding = joined(folder)[name]
+    assert finding["claim"].endswith("as given, do the task") and len(finding["controls"]) == 2
+    assert "on every input, 49" in finding["measure"]
+    assert (run / f"{name.replace('_', '-')}.svg").read_bytes().startswith(b"<?xml")
+    ways: list[Any] = [edges[::-1], {"model": {}, "n_pos": None, "edges": edges}, document, told]
+    ways += [json.loads(path.read_text()) for path in run.glob("records/evaluation-*.json")]
+    assert len(ways) == 5
+    graph, file = Graph(open_run(run).config.model), folder / "way.json"
+    for way in ways:
+        file.write_text(json.dumps(way))
+        assert read_circuit(file, graph).edges == tuple(edges)
+    shown = " ".join(given(folder, json.dumps(edges)).out.split())
+    assert "of 21 edges" in shown and "on every input, 49" in shown and "drawing: " in shown
+    assert [name for name in joined(folder) if name.startswith("evaluation_")] == [name]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "holds no circuit"),
+        ("{}", "holds no circuit"),
+        ('["m0->logits", 1]', "holds no circuit"),
+        ('{"edge_list": [{"score": 1}]}', "holds no circuit"),
+        ('["m0->logit"]', "no edge 'm0->logit'; did you mean 'm0->logits'"),
+        ('["m0->logits@1"]', "add --per-position"),
+        ('["m0->logits"], "edges": []', "not valid JSON"),
+        ('["m0->logits"', "not valid JSON"),
+        ('{"kind": "circuit"}', "Field required"),
+        ("\x00", "not valid JSON"),
+    ],
+)
+def test_what_is_no_circuit_is_told_in_one_line(folder: Path, content: str, said: str) -> None:
+    answer = given(folder, content)
+    assert answer.status == 2 and not answer.out
+    assert said in answer.err and len(answer.err.strip().splitlines()) == 1
+
+
+def test_a_file_with_a_circuit_must_fit_the_question(folder: Path, tmp_path: Path) -> None:
+    run = open_run(folder / "runs" / name_of(folder))
+    by_position, file = Graph(run.config.model, run.task.n_ctx), tmp_path / "edges.json"
+    file.write_text('["m0->logits@2", "embed->m0@2"]')
+    assert read_circuit(file, by_position).edges == ("embed->m0@2", "m0->logits@2")
+    file.write_text('["m0->logits"]')
+    with pytest.raises(CircuitError, match="leave --per-position out"):
+        read_circuit(file, by_position)
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(CircuitError, match="is no file"):
+            read_circuit(path, by_position)
+    file.write_text('{"edges": ["m0->logits"], "edges": []}')
+    with pytest.raises(RunError, match="twice"):
+        read_circuit(file, by_position)
+    file.write_text("[" * 100_000)
+    with pytest.raises(WorkbenchError, match="not valid JSON"):
+        read_circuit(file, by_position)
+    answer = given(folder, '["m0->logits"]', "--edges", "3")
+    assert answer.status == 2 and "--edges says how to search" in answer.err
+
+
+# ---------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
