@@ -129,7 +129,9 @@ def circuit(
     ] = 100,
     seed: options.Seed = 0,
     step: options.Step = None,
-    out: Annotated[Path | None, typer.Option(help="Draw it, as .svg or .png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw it, as .svg or .png; .json is a Neuronpedia graph.")
+    ] = None,
     runs: options.Runs = Path("runs"),
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -157,7 +159,7 @@ def circuit(
     )
     asked |= {"per_position": per_position, "exhaustive": exhaustive, "n_random": draws}
     asked |= search_asked(method, edges, selection, given=given)
-    kind = "svg" if out is None else output_kind(out, kinds=("png", "svg"))
+    kind = "svg" if out is None else output_kind(out, kinds=("png", "svg", "json"))
     found_run = find_run(run, runs)
     analysis = circuit_analysis(found_run, asked, given)
     steps = ask_run(found_run, analysis, step=step, device=find_device(device))

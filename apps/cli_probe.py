@@ -99,10 +99,11 @@ def network(
     """
     from apps import console
     from apps.cli import print_json
-    from apps.probing import probe_run, record_probing
+    from apps.probing import write_probed
     from apps.question import output_kind
+    from apps.recording import ask_run, document_of, keep
     from apps.targets import find_run, parse_seeds
-    from probes.spec import ProbeSpec
+    from probes.analyses.probe import ProbeAnalysis
     from workbench import config
     from workbench.device import find_device
 
@@ -118,22 +119,23 @@ def network(
         "erase": erase,
         "align_ranks": align or [],
     }
-    spec = config.from_dict(ProbeSpec, asked, where="probe")
+    analysis = config.from_dict(ProbeAnalysis, asked, where="probe")
     for path in out or []:
         output_kind(path)
     found = find_run(run, runs)
-    steps = probe_run(found, spec, step=step, device=find_device(device))
-    probed = console.follow(
-        steps,
+    recorded = console.follow(
+        ask_run(found, analysis, step=step, device=find_device(device)),
         lambda progress: (progress.done, progress.total, progress.doing),
         title="probing",
         quiet=quiet,
     )
-    record_probing(found, step, probed, out or [])
+    write_probed(recorded.record, out or [])
+    keep(found, recorded)
+    document = document_of(found, recorded.record)
     if as_json:
-        print_json(probed.document)
+        print_json(document)
         return
-    console.show_probed(probed.document, columns=probed.columns)
+    console.show_probed(document, columns=document["columns"])
     for path in out or []:
         sys.stdout.write(f"{path}\n")
 
@@ -236,7 +238,7 @@ def summary(directory: Directory, as_json: options.Json = False) -> None:
     """One line per network, variable and site, with selectivity, q-values and what erasing does."""
     from apps import console
     from apps.cli import print_json
-    from apps.probing import row_of
+    from probes.analyses.probe import row_of
     from probes.sweep import SweepResults
 
     rows = [{**of, **row_of(line)} for of, line in SweepResults(directory).summary()]

@@ -154,16 +154,28 @@ def diff_(
 @session.command()
 def export(
     file: File,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="PAGE", help="Ends in .html.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="PAGE", help="Ends in .html; or in .json: see --only."
+        ),
+    ],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="With -o graph.json: the circuit to write as a Neuronpedia graph."),
+    ] = None,
     run_again: Annotated[
         bool, typer.Option("--replay", help="Replay it first, and show what holds.")
     ] = False,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a session as one page that opens offline, without the Workbench."""
+    """Write a session as one page that opens offline, without the Workbench.
+
+    Or one of its circuits as a graph for Neuronpedia's viewer, where the name ends in .json.
+    """
     from apps.session_page import session_page
-    from apps.session_targets import page_output
+    from apps.session_targets import named_findings, page_output
     from apps.terminal import follow
     from workbench.device import find_device
     from workbench.session import open_session
@@ -172,6 +184,12 @@ def export(
 
     path = page_output(output)
     opened = open_session(file)
+    if path.suffix == ".json":
+        from apps.neuronpedia_files import session_graph
+
+        atomic_write(path, session_graph(opened, named_findings(only)))
+        sys.stdout.write(f"{path}\n")
+        return
     replayed = None
     if run_again:
         replayed = follow(

@@ -54,34 +54,37 @@ def across(
     from apps import console
     from apps.cli import print_json
     from apps.question import output_kind
+    from apps.recording import ask_run, document_of, keep
     from apps.targets import find_run, parse_seeds
-    from probes.across_training import follow_variable
+    from probes.analyses.probe_training import ProbeTrainingAnalysis, across_of
     from probes.sites import parse_site
+    from workbench import config
     from workbench.device import find_device
     from workbench.storage import atomic_write
 
     kinds = [output_kind(path) for path in out or []]
     found_run = find_run(run, runs)
-    work = follow_variable(
-        found_run,
-        variable,
-        steps=None if steps is None else parse_steps(steps),
-        sites=[parse_site(text, found_run.config.model) for text in site] if site else None,
-        probe=method,
-        seeds=parse_seeds(seeds),
-        das=das,
-        rank=rank,
-        device=find_device(device),
-    )
-    found = console.follow(
-        work,
+    asked = {
+        "variable": variable,
+        "checkpoints": None if steps is None else parse_steps(steps),
+        "sites": [str(parse_site(text, found_run.config.model)) for text in site or []] or None,
+        "probe": method,
+        "seeds": parse_seeds(seeds),
+        "das": das,
+        "rank": rank,
+    }
+    analysis = config.from_dict(ProbeTrainingAnalysis, asked, where="probe training")
+    recorded = console.follow(
+        ask_run(found_run, analysis, step=None, device=find_device(device)),
         lambda progress: (progress.done, progress.total, progress.doing),
         title="following",
         quiet=quiet,
     )
-    document = document_of(found_run, found)
+    found = across_of(recorded.record)
     for path, kind in zip(out or [], kinds, strict=True):
         atomic_write(path, drawn_or_listed(found, kind))
+    keep(found_run, recorded)
+    document = document_of(found_run, recorded.record)
     if as_json:
         print_json(document)
         return
@@ -98,18 +101,6 @@ def parse_steps(text: str) -> list[int]:
     if not all(part.isdecimal() and part.isascii() for part in parts):
         raise ConfigError(f"--steps {text!r}: write steps with commas between, such as 0,100,2600")
     return sorted({int(part) for part in parts})
-
-
-def document_of(run: Any, found: Any) -> dict[str, Any]:
-    """What `--json` prints: what was found, and of what."""
-    from workbench.version import __version__
-
-    return {
-        "workbench": __version__,
-        "task": run.task.to_dict(),
-        "run": str(run.path),
-        **found.to_dict(),
-    }
 
 
 def drawn_or_listed(found: Any, kind: str) -> bytes:

@@ -5,6 +5,8 @@ data images alone, so that whatever stands in the data, nothing is run and nothi
 Text from data, which may come from strangers, enters a page only through `escaped`.
 """
 
+import base64
+import hashlib
 import html
 import math
 import re
@@ -15,22 +17,44 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
+SEALED = (
+    "default-src 'none'; script-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""For pages of what strangers wrote: no style either but the page's own, named by its digest."""
 DASH = "—"
 """In place of a number that is not there."""
 GLYPHS = {
     **{"identified": "●", "partial": "◐", "not identified": "○"},
     **{"supported": "●", "not supported": "○", "not applicable": "–"},
+    **{"holds": "●", "drifted": "◐", "cannot run": "○"},
 }
 
 
 def page(title: str, sections: Iterable[str]) -> str:
     """A whole page; `title` is text, `sections` are HTML."""
+    return _page(title, sections, policy=POLICY, style=STYLE)
+
+
+def sealed_page(title: str, sections: Iterable[str], *, style: str) -> str:
+    """A whole page for what strangers wrote; `style` is added to the page's own.
+
+    No element may have a `style` attribute: the policy lets none through.
+    """
+    style = STYLE + style
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    referrer = '<meta name="referrer" content="no-referrer">\n'
+    policy = SEALED.format(digest=digest)
+    return _page(title, sections, policy=policy, style=style, head=referrer)
+
+
+def _page(title: str, sections: Iterable[str], *, policy: str, style: str, head: str = "") -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n{head}'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, sections))
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -51,11 +75,39 @@ def prose(value: object) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped(value))
 
 
+def plain(text: str) -> str:
+    """Paragraphs from data as they were typed: line ends, tabs and spaces of any width stay.
+
+    For elements whose style keeps white space; everything else as in `escaped`.
+    """
+    parts = re.split(r"((?:[\n\t ]|[^\S\x00-\x1f\x85\u2028\u2029])+)", text)
+    return "".join(part if i % 2 else escaped(part) for i, part in enumerate(parts))
+
+
 # Everything below takes data and returns HTML; arguments called `content` are HTML already.
 
 
 def section(title: str, *content: str) -> str:
     return f"<section>\n<h2>{escaped(title)}</h2>\n{''.join(content)}\n</section>"
+
+
+def anchored(anchor: str, content: str) -> str:
+    """A section that links on the page can lead to."""
+    return content.replace("<section>", f'<section id="{escaped(anchor)}">', 1)
+
+
+def nested(content: str) -> str:
+    """Sections that stand inside another one: their headings one level down.
+
+    Text from data cannot hold a tag, so every heading that is found is one of ours.
+    """
+    return re.sub(r"(</?h)([2-5])>", lambda tag: f"{tag[1]}{int(tag[2]) + 1}>", content)
+
+
+def facts(told: Mapping[str, str]) -> str:
+    """A list of names and what they are, both HTML."""
+    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in told.items())
+    return f"<dl>{rows}</dl>"
 
 
 def figure(content: str, caption: str) -> str:
@@ -133,6 +185,11 @@ def interval(ends: Sequence[float] | None) -> str:
 
 def seconds(value: object) -> str:
     return DASH if value is None else f"{number(value, 1)} s"
+
+
+def moment(time: object) -> str:
+    """`2026-11-20T18:53:06Z` as `2026-11-20 18:53:06 UTC`."""
+    return escaped(time).replace("T", " ").replace("Z", " UTC")
 
 
 def pairs(data: Mapping[str, Any]) -> str:

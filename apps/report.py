@@ -21,6 +21,7 @@ from apps.page import (
     count,
     details,
     escaped,
+    facts,
     figure,
     interval,
     listed,
@@ -56,7 +57,7 @@ def render_report(
         metrics: rows of metrics.jsonl; empty for a network whose training is unknown.
     """
     return page(
-        f"{_task_title(document)}: {document.get('verdict')}",
+        f"{task_title(document)}: {document.get('verdict')}",
         (
             _header(document),
             findings_section(document),
@@ -64,9 +65,9 @@ def render_report(
             maps_section(document, figures),
             spectra_section(document, figures),
             formula_section(document, figures),
-            _parts(document),
+            parts_section(document),
             gallery_section(document, figures),
-            _training(document, metrics),
+            training_section(document, metrics),
             _check(document, metrics),
         ),
     )
@@ -77,7 +78,7 @@ def render_report(
 
 def _header(document: Document) -> str:
     spent, source = document.get("seconds") or {}, document.get("source")
-    facts = {
+    told = {
         "Task": pairs(document.get("task") or {}),
         "Run": f"<code>{escaped(document.get('run'))}</code>",
         "Network": pairs(document.get("model") or {}),
@@ -87,13 +88,12 @@ def _header(document: Document) -> str:
         f"explaining {seconds(spent.get('explain'))}",
     }
     if source:
-        facts["Source, as its publisher has it"] = pairs(source)
-    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+        told["Source, as its publisher has it"] = pairs(source)
     return (
         f'<header>\n<p class="kicker">Workbench report</p>\n'
-        f"<h1>{escaped(_task_title(document))}</h1>\n"
-        f'<p class="verdict">{badge(document.get("verdict"))} {_sentence(document)}</p>\n'
-        f"<dl>{rows}</dl>\n</header>"
+        f"<h1>{escaped(task_title(document))}</h1>\n"
+        f'<p class="verdict">{badge(document.get("verdict"))} {verdict_sentence(document)}</p>\n'
+        f"{facts(told)}\n</header>"
     )
 
 
@@ -105,13 +105,13 @@ def _smallest_margin(document: Document) -> str:
     return f"{number(margin, 3)} nats ({meaning}, over {_inputs(document)})"
 
 
-def _task_title(document: Document) -> str:
+def task_title(document: Document) -> str:
     task = document.get("task") or {}
     name = str(task.get("name", "unknown task")).replace("_", " ")
     return name[:1].upper() + name[1:] + (f", p = {task['p']}" if "p" in task else "")
 
 
-def _sentence(document: Document) -> str:
+def verdict_sentence(document: Document) -> str:
     """Why, the key frequencies, accuracy over all inputs, accuracy on held-out pairs."""
     accuracy, keys = as_float(document.get("accuracy")), document.get("key_frequencies") or ()
     clauses = [prose(document.get("reason") or "no reason was recorded")]
@@ -149,7 +149,7 @@ def _inputs(document: Document) -> str:
 # ---------------------------------------------------------------------- parts
 
 
-def _parts(document: Document) -> str:
+def parts_section(document: Document) -> str:
     parts = document.get("parts") or {}
     planes, heads = parts.get("planes") or (), parts.get("heads") or ()
     variables = parts.get("variables") or ()
@@ -235,7 +235,7 @@ def _heads(heads: Sequence[Row]) -> str:
 # ---------------------------------------------------------------------- training
 
 
-def _training(document: Document, metrics: Sequence[Row]) -> str:
+def training_section(document: Document, metrics: Sequence[Row]) -> str:
     if not metrics:
         why = "this network was imported, and " if document.get("source") else ""
         return section("Training", f"<p>No curves: {why}how it was trained is not known here.</p>")
@@ -301,20 +301,19 @@ def _check(document: Document, metrics: Sequence[Row]) -> str:
     command = f"workbench explain {shlex.quote(str(document.get('run')))}"
     if step is not None and metrics and metrics[-1]["step"] != step:
         command += f" --step {shlex.quote(str(step))}"
-    facts = {
+    told = {
         "Workbench": escaped(document.get("workbench")),
         **{escaped(name): escaped(version) for name, version in versions.items()},
         "Seed": "none is known" if seed is None else escaped(seed),
         "Step of the weights": "none is known" if step is None else escaped(step),
         "SHA-256 of the weights": f"<code>{escaped(document.get('weights_sha256'))}</code>",
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
     text = "\n".join(escaped(line) for line in json.dumps(document, indent=1).splitlines())
     return section(
         "How to check it yourself",
         "<p>This does everything again from the weights, controls included; with <code>--json"
         "</code> it prints the numbers of this page.</p>",
-        f"<pre>{escaped(command)}\n{escaped(command)} --json</pre><dl>{rows}</dl>",
+        f"<pre>{escaped(command)}\n{escaped(command)} --json</pre>{facts(told)}",
         '<p class="note">The digest says that the weights are the ones tested here; it does not '
         "say who made them.</p>",
         details("The findings as JSON", f"<pre>{text}</pre>"),

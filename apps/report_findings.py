@@ -40,7 +40,7 @@ def findings_section(document: Document) -> str:
                 "<p>Found besides the mechanism, on which alone the verdict above rests. A circuit "
                 "is judged on inputs that it was not found on; the strongest part was chosen on "
                 "half of the pairs and measured on the others, beside the runner-up.</p>",
-                _table(besides),
+                findings_table(besides),
             )
         )
     return "".join(parts)
@@ -60,7 +60,7 @@ def _tested(document: Document, findings: Sequence[Row]) -> str:
         "<p>Each claim was tested by an intervention on this network. The rows below a claim are "
         "the same number where the claim should fail; a control that the rule does not name is "
         "shown and not ruled on.</p>",
-        _table(findings),
+        findings_table(findings),
         '<p class="note">Held out: the same number over the pairs that '
         + ("neither training nor naming saw." if known else _NOT_NAMED)
         + " A dash in place of an interval: nothing was averaged over draws.</p>",
@@ -71,7 +71,7 @@ def _is_besides(finding: Row) -> bool:
     return str(finding["id"]).startswith(BESIDES)
 
 
-def _table(findings: Sequence[Row]) -> str:
+def findings_table(findings: Sequence[Row]) -> str:
     heads = "".join(f'<th scope="col" class="num">{head}</th>' for head in _COLUMNS)
     bodies = "".join(f"<tbody>{_claim(f)}{_controls(f)}</tbody>" for f in findings)
     return (
@@ -120,6 +120,18 @@ def bars_section(document: Document) -> str:
     findings = document.get("findings") or ()
     if not findings:
         return ""
+    return section(
+        "Beside the controls",
+        "<p>The numbers of the tables above, on axes from 0 to 1 (of patching: from 0 to the "
+        "largest, in the metric's unit). Whiskers are 95 % intervals; the "
+        "outlined bar is the value on held-out pairs. A value beyond the axis ends in an arrow "
+        "head.</p>",
+        bar_panels(findings),
+    )
+
+
+def bar_panels(findings: Sequence[Row]) -> str:
+    """Each finding as bars, beside its controls."""
     panels = []
     for finding in findings:
         bars = _bars_of(finding)
@@ -127,14 +139,7 @@ def bars_section(document: Document) -> str:
         label = f"{finding['id']}, {finding['measure']}: {rows}"
         caption = f"<code>{escaped(finding['id'])}</code> {escaped(finding['measure'])}"
         panels.append(titled_figure(caption, bar_panel(bars, label=label, top=_top(finding, bars))))
-    return section(
-        "Beside the controls",
-        "<p>The numbers of the tables above, on axes from 0 to 1 (of patching: from 0 to the "
-        "largest, in the metric's unit). Whiskers are 95 % intervals; the "
-        "outlined bar is the value on held-out pairs. A value beyond the axis ends in an arrow "
-        "head.</p>",
-        f'<div class="panels">{"".join(panels)}</div>',
-    )
+    return f'<div class="panels">{"".join(panels)}</div>'
 
 
 def _bars_of(finding: Row) -> list[Bar]:

@@ -25,13 +25,13 @@ def session_output(path: Path) -> Path:
 
 
 def page_output(path: Path) -> Path:
-    """Where to write a page. Raises `SessionError`."""
-    return _output(path, ".html")
+    """Where to write a page, or a graph. Raises `SessionError`."""
+    return _output(path, ".html", ".json")
 
 
-def _output(path: Path, suffix: str) -> Path:
-    if path.suffix != suffix:
-        raise SessionError(f"-o {path}: end its name in {suffix}")
+def _output(path: Path, *suffixes: str) -> Path:
+    if path.suffix not in suffixes:
+        raise SessionError(f"-o {path}: end its name in {' or '.join(suffixes)}")
     if path.is_dir():
         raise SessionError(f"-o {path}: this is a folder; name a file")
     if not path.parent.is_dir():

@@ -5,6 +5,7 @@ from typing import Any
 
 from apps.circuit_drawing import draw_circuit
 from apps.drawing import draw_sweep
+from apps.neuronpedia_files import graph_bytes
 from apps.recording import folder_of, keep
 from circuits.analyses.circuit import CircuitAnalysis, circuit_of, edges_in, names_in
 from circuits.analyses.evaluation import EvaluationAnalysis
@@ -12,10 +13,12 @@ from circuits.analyses.patching import columns_of, sweep_of
 from circuits.circuit import Circuit
 from circuits.circuit import circuit_of as circuit_of_edges
 from circuits.graph import Graph
+from circuits.neuronpedia import from_neuronpedia
 from workbench import config
 from workbench.analysis import Recorded
 from workbench.errors import CircuitError
 from workbench.record import Record
+from workbench.records import read_notebook
 from workbench.run import Run
 from workbench.storage import atomic_write, explained, from_json
 from workbench.strict import validated
@@ -47,10 +50,13 @@ def keep_circuit(
 ) -> Path:
     """Draw the circuit, into the folder of its step if nowhere else, then keep the record.
 
-    Returns where the drawing is.
+    As .json it is a Neuronpedia graph. Returns where the drawing is.
     """
-    circuit, values = circuit_of(*recorded, run.config.model)
-    drawing = draw_circuit(circuit, values, kind)
+    if kind == "json":
+        marks = read_notebook(run).marks
+        drawing = graph_bytes(*recorded, run.config.model, run.task, marks)
+    else:
+        drawing = draw_circuit(*circuit_of(*recorded, run.config.model), kind)
     if out is None:
         folder = folder_of(run, recorded.record.step)
         with explained("create", folder):
@@ -81,9 +87,9 @@ def read_circuit(path: Path, graph: Graph) -> Circuit:
     """A circuit of this graph from a JSON file.
 
     The file holds a list of names of edges; a record of a circuit or an evaluation; what
-    `workbench circuit --json` prints; or `Circuit.to_dict`. Raises `RunError` for a file that
-    cannot be read or is no JSON, `CircuitError` for one without a circuit, or with edges that the
-    graph does not have.
+    `workbench circuit --json` prints; `Circuit.to_dict`; or a Neuronpedia graph. Raises `RunError`
+    for a file that cannot be read or is no JSON, `CircuitError` for one without a circuit, or with
+    edges that the graph does not have.
     """
     if not path.is_file() or path.stat().st_size > LARGEST_FILE:
         raise CircuitError(f"{path} is no file of at most {LARGEST_FILE:,} bytes; name one")
@@ -91,6 +97,8 @@ def read_circuit(path: Path, graph: Graph) -> Circuit:
         data = path.read_bytes()
     if data.lstrip().startswith(b"["):  # only objects are read; a list is made the value of one
         data = b'{"edges": ' + data + b"}"
+    if b'"qParams"' in data and b'"links"' in data:
+        return from_neuronpedia(from_json(data, where=str(path)), graph)[0]
     names = _names(data, where=str(path))
     if not names:
         raise CircuitError(

@@ -98,7 +98,7 @@ def follow_variable(
     intervals. Raises `UnknownName`, `HookError`, `RunError` or `ProbeError` for what this run or
     task does not have, and `ProbeError` with `das` for a variable without counterfactuals.
     """
-    chosen = _steps_of(run, steps)
+    chosen = steps_of(run, steps)
     subject = subject_of(run, step=chosen[-1], device=device)
     plan = _plan(run, variable, sites, probe, seeds)
     search = None
@@ -128,6 +128,20 @@ def follow_variable(
     )
 
 
+def steps_of(run: Run, steps: Sequence[int] | None = None) -> list[int]:
+    """The checkpoints that are followed, ascending; all where none is named.
+
+    Raises `RunError` for one there is not, `ProbeError` where there is none at all.
+    """
+    chosen = sorted(set(run.steps if steps is None else steps))
+    if not chosen:
+        raise ProbeError(f"no checkpoint to follow in {run.path}; train it, or name steps")
+    for step in chosen:
+        if step not in run.steps:
+            run.params(step)  # raises, and says which there are
+    return chosen
+
+
 # ---------------------------------------------------------------------- what checkpoints share
 
 
@@ -150,16 +164,6 @@ class _Search(NamedTuple):
     rank: int
     seeds: tuple[int, ...]
     steps: int
-
-
-def _steps_of(run: Run, steps: Sequence[int] | None) -> list[int]:
-    chosen = sorted(set(run.steps if steps is None else steps))
-    if not chosen:
-        raise ProbeError(f"no checkpoint to follow in {run.path}; train it, or name steps")
-    for step in chosen:
-        if step not in run.steps:
-            run.params(step)  # raises, and says which there are
-    return chosen
 
 
 def _plan(

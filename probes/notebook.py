@@ -6,9 +6,9 @@ for line in probe_run(run, ProbeSpec(variables=("carry_2",))):
 
 import torch
 
-from probes.probing import probe_network
+from probes.analyses.probe import probe_subject
 from probes.spec import ProbeSpec
-from probes.summary import Line, summarise
+from probes.summary import Line
 from workbench.progress import finish
 from workbench.run import Run
 from workbench.subject import subject_of
@@ -21,10 +21,5 @@ def probe_run(
 
     Raises what `probe_network` raises, and `RunError` for an incomplete run without `step`.
     """
-    split = run.split()
-    report = probe_network(
-        subject_of(run, step=step, device=device),
-        spec,
-        network_train=None if split is None else split.train,
-    )
-    return summarise(finish(report).rows)
+    subject = subject_of(run, step=step, device=device)
+    return finish(probe_subject(run, subject, spec)).lines

@@ -3,8 +3,8 @@
     report = finish(probe_network(subject, ProbeSpec(variables=("carry_2",))))
     for line in summarise(report.rows): ...
 
-One hook is the unit of work (`probe_hook`): its sites have one width, so that all positions,
-heads, splits, controls and strengths are fitted together. Batches make it a shard.
+Sites of one width are probed together: all hooks, positions, heads, splits, controls and strengths,
+as far as memory goes. Each comes out as if alone. Batches make a hook a shard (`probe_hook`).
 """
 
 from collections.abc import Generator, Sequence
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes import tables
-from probes.align import fit_das
+from probes.align import Alignment, fit_das
 from probes.asked import asked_inputs
 from probes.causal import erase_and_ask
 from probes.codelength import online_code
@@ -38,6 +38,8 @@ TWINS = 1_000_000
 """Seeds of untrained twins start here, away from those that networks are trained from."""
 CHUNK_BYTES = 512 * 2**20
 """Bytes of activations and coefficients that the sites fitted together may take."""
+ALIVE = 4
+"""Copies of the activations that are alive together when no control's are kept."""
 GRAIN = 8
 """Roundings that an activation may have gone through."""
 SPACES = ("untrained", "random_subspace", "norm_matched")
@@ -52,6 +54,8 @@ class ProbeReport:
     weights: dict[str, Tensor]
     """What the probes of each variable learned, by `hook.variable.probe.tensor`; axes
     `strength split site ...`, sites in the order of `make_sites`."""
+    alignments: tuple[Alignment, ...] = ()
+    """Subspaces that were searched for, the sites of one hook each."""
 
 
 def probe_network(
@@ -66,13 +70,7 @@ def probe_network(
     """
     hooks = hooks_of(subject, spec)
     setting = make_setting(subject, spec, network_train=network_train)
-    rows: list[Row] = []
-    weights: dict[str, Tensor] = {}
-    for i, hook in enumerate(hooks):
-        report = yield from part(probe_hook(setting, hook), i, len(hooks))
-        rows += report.rows
-        weights |= report.weights
-    return ProbeReport(rows=rows, weights=weights)
+    return (yield from _probe_hooks(setting, hooks))
 
 
 def hooks_of(subject: Subject, spec: ProbeSpec) -> list[str]:
@@ -84,40 +82,68 @@ def hooks_of(subject: Subject, spec: ProbeSpec) -> list[str]:
 
 def probe_hook(setting: Setting, hook: str) -> Generator[Progress, None, ProbeReport]:
     """Probe every position and head of one hook. Raises `HookError` or `ProbeError`."""
-    spec, subject = setting.spec, setting.subject
-    sites = make_sites(
-        subject.config, hooks=[hook], positions=spec.positions, n_pos=subject.task.n_ctx
-    )
-    chunks = _chunks(setting, sites)
+    return (yield from _probe_hooks(setting, [hook]))
+
+
+def _probe_hooks(setting: Setting, hooks: Sequence[str]) -> Generator[Progress, None, ProbeReport]:
+    chunks = _chunks(setting, hooks)
     rows: list[Row] = []
     weights: dict[str, list[Tensor]] = {}
+    alignments: list[Alignment] = []
     for i, chunk in enumerate(chunks):
         report = yield from part(_Batch(setting, chunk).run(), i, len(chunks))
         rows += report.rows
+        alignments += report.alignments
         for name, tensor in report.weights.items():
-            weights.setdefault(f"{hook}.{name}", []).append(tensor)
+            weights.setdefault(name, []).append(tensor)
     return ProbeReport(
-        rows=rows, weights={name: torch.cat(parts, 2) for name, parts in weights.items()}
+        rows=sorted(rows, key=lambda row: hooks.index(row.hook)),
+        weights={name: torch.cat(parts, 2) for name, parts in weights.items()},
+        alignments=tuple(alignments),
     )
 
 
-def _chunks(setting: Setting, sites: Sequence[ProbeSite]) -> list[list[ProbeSite]]:
-    spec, config = setting.spec, setting.subject.config
-    n, n_splits = len(setting.examples.inputs), len(setting.splits.names)
-    width = width_of(config, sites[0].hook)
+def _chunks(setting: Setting, hooks: Sequence[str]) -> list[list[ProbeSite]]:
+    """Sites of one width that fit in memory together; a hook is split only where it does not."""
+    spec, subject = setting.spec, setting.subject
+    chunks: list[list[ProbeSite]] = []
+    width, room = 0, 0
+    for hook in hooks:
+        sites = make_sites(
+            subject.config, hooks=[hook], positions=spec.positions, n_pos=subject.task.n_ctx
+        )
+        if width_of(subject.config, hook) != width or len(sites) > room:
+            width = width_of(subject.config, hook)
+            most = max(1, CHUNK_BYTES // _bytes_of_a_site(setting, width))
+            chunks += [sites[start : start + most] for start in range(0, len(sites), most)]
+            room = most - len(chunks[-1])
+        else:
+            chunks[-1] += sites
+            room -= len(sites)
+    return chunks
+
+
+def _bytes_of_a_site(setting: Setting, width: int) -> int:
+    spec, n = setting.spec, len(setting.examples.inputs)
     grid = max(len(spec.grid(name, width)) for name in spec.probes)
     classes = max(t.n_classes * len(t.names) for t in setting.targets.values())
-    floats = width * (3 * n + (grid + 2) * n_splits * classes)
-    step = max(1, CHUNK_BYTES // ((4 if spec.dtype == "float32" else 8) * floats))
-    return [list(sites[start : start + step]) for start in range(0, len(sites), step)]
+    kept = (len(SPACES) - 1 + spec.n_untrained) if _keeps_spaces(setting) else 0
+    floats = width * ((ALIVE + kept) * n + (grid + 2) * len(setting.splits.names) * classes)
+    return floats * (4 if spec.dtype == "float32" else 8)
+
+
+def _keeps_spaces(setting: Setting) -> bool:
+    """Whether the activations of controls are used again, by another variable or probe."""
+    return len(setting.targets) * len(setting.spec.probes) > 1
 
 
 class _Batch:
-    """Sites of one hook, probed together."""
+    """Sites of one width, probed together."""
 
     def __init__(self, setting: Setting, sites: list[ProbeSite]) -> None:
         self.setting, self.sites = setting, sites
         self.spec = setting.spec
+        self.hooks = list(dict.fromkeys(site.hook for site in sites))
         self.x = self._read(setting.subject)
         self.spaces: dict[tuple[str, int], Design] = {}
 
@@ -128,9 +154,11 @@ class _Batch:
             + self.spec.erase
             + bool(self.spec.align_ranks)
         )
-        total, done, hook = len(self.setting.targets) * each, 0, self.sites[0].hook
+        total, done = len(self.setting.targets) * each, 0
+        hook = self.hooks[0] if len(self.hooks) == 1 else f"{len(self.sites)} sites"
         rows: list[Row] = []
         weights: dict[str, Tensor] = {}
+        alignments: list[Alignment] = []
         design = self._design(self.x)
         for variable, targets in self.setting.targets.items():
             rows += tables.majority_rows(self.setting, self.sites, variable)
@@ -138,8 +166,7 @@ class _Batch:
                 yield Progress(done, total, f"{variable} at {hook}: {name}")
                 measured = self._measure(name, design, targets, self.setting.splits, test=True)
                 rows += tables.probe_rows(self.setting, self.sites, variable, name, measured)
-                for key, tensor in measured.fitted.tensors().items():
-                    weights[f"{variable}.{name}.{key}"] = tensor[:, :, :, 0].contiguous()
+                weights |= self._weights(f"{variable}.{name}", measured)
                 rows += self._frequencies(variable, name, measured, targets)
                 rows += self._codelengths(variable, name, targets)
                 done += 1
@@ -154,9 +181,21 @@ class _Batch:
                 done += 1
             if self.spec.align_ranks:
                 yield Progress(done, total, f"{variable} at {hook}: aligned")
-                rows += yield from self._alignments(variable, done, total)
+                for hook_of in self.hooks:
+                    found = yield from self._alignment(variable, hook_of, done, total)
+                    rows += tables.alignment_rows(found.sites, variable, found)
+                    alignments.append(found)
                 done += 1
-        return ProbeReport(rows=rows, weights=weights)
+        return ProbeReport(rows=rows, weights=weights, alignments=tuple(alignments))
+
+    def _weights(self, name: str, measured: Measured) -> dict[str, Tensor]:
+        """What the probes of the variable learned, hook by hook."""
+        found = {}
+        for hook in self.hooks:
+            here = [i for i, site in enumerate(self.sites) if site.hook == hook]
+            for key, tensor in measured.fitted.tensors().items():
+                found[f"{hook}.{name}.{key}"] = tensor[:, :, here, 0].contiguous()
+        return found
 
     def _read(self, subject: Subject) -> Float[Tensor, "site n d"]:
         tokens = self.setting.examples.tokens.to(subject.device)
@@ -187,11 +226,15 @@ class _Batch:
     def _twin(self, draw: int, splits: Splits) -> Design:
         """Activations of an untrained network of the same shape."""
         key = ("untrained", draw)
-        if key not in self.spaces:
-            seed = TWINS + self.spec.seeds[0] + draw
-            x = self._read(untrained(self.setting.subject, seed))
-            self.spaces[key] = Design(x, splits.train.to(x))
-        return self.spaces[key]
+        if key in self.spaces:
+            return self.spaces[key]
+        x = self._read(untrained(self.setting.subject, TWINS + self.spec.seeds[0] + draw))
+        return self._kept(key, Design(x, splits.train.to(x)))
+
+    def _kept(self, key: tuple[str, int], made: Design) -> Design:
+        if _keeps_spaces(self.setting):
+            self.spaces[key] = made
+        return made
 
     def _exact_design(self) -> Design:
         """The first split in float64: in float32, directions that a trained network has made small
@@ -205,10 +248,10 @@ class _Batch:
         """Activations of a control; a random subspace has a direction per class, less one."""
         rank = min(n_classes - 1, self.x.shape[-1])
         key = (control, rank if control == "random_subspace" else 0)
-        if key not in self.spaces:
-            parts = [self._drawn(*key, i) for i in range(len(self.sites))]
-            self.spaces[key] = self._design(torch.cat(parts))
-        return self.spaces[key]
+        if key in self.spaces:
+            return self.spaces[key]
+        parts = [self._drawn(*key, i) for i in range(len(self.sites))]
+        return self._kept(key, self._design(torch.cat(parts)))
 
     def _drawn(self, control: str, rank: int, i: int) -> Float[Tensor, "1 n d"]:
         """A site's own draw, whatever sites are probed beside it."""
@@ -256,16 +299,17 @@ class _Batch:
         )
         return tables.codelength_rows(self.setting, self.sites, variable, name, code)
 
-    def _alignments(
-        self, variable: str, done: int, total: int
-    ) -> Generator[Progress, None, list[Row]]:
+    def _alignment(
+        self, variable: str, hook: str, done: int, total: int
+    ) -> Generator[Progress, None, Alignment]:
+        """Hook by hook: random subspaces are drawn site after site."""
         subject, spec = self.setting.subject, self.spec
         steps = fit_das(
             subject.params,
             subject.config,
             subject.task,
             variable,
-            self.sites,
+            [site for site in self.sites if site.hook == hook],
             spec.align_ranks,
             spec.seeds,
             untrained=untrained(subject, spec.seeds[0]).params,
@@ -276,7 +320,8 @@ class _Batch:
             try:
                 progress = next(steps)
             except StopIteration as end:
-                return tables.alignment_rows(self.sites, variable, end.value)
+                found: Alignment = end.value
+                return found
             yield Progress(done, total, f"{variable}: {progress.doing}")
 
     def _erasures(self, variable: str, targets: Targets) -> list[Row]:

@@ -54,6 +54,8 @@ def require_same(given: dict[str, Any], read: dict[str, Any], *, where: str) -> 
 def _same(given: Any, read: Any) -> bool:
     if isinstance(given, dict) and isinstance(read, dict):
         return given.keys() == read.keys() and all(_same(given[k], read[k]) for k in given)
+    if isinstance(given, list) and isinstance(read, list):
+        return len(given) == len(read) and all(map(_same, given, read))
     return bool(given == read) and isinstance(given, bool) == isinstance(read, bool)
 
 

@@ -159,12 +159,7 @@ def to_json(value: Any, *, where: str, indent: int | None = None, sort_keys: boo
 def from_json(data: bytes, *, where: str) -> dict[str, Any]:
     """One JSON object, strictly: no duplicate key, no NaN or Infinity. Raises `RunError`."""
     try:
-        value = json.loads(
-            data.decode(),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
-        )
+        value = strict_json(data.decode())
     except (ValueError, RecursionError) as error:
         raise RunError(
             f"{where} is not valid JSON ({error}); restore it from a copy, or correct it"
@@ -174,12 +169,23 @@ def from_json(data: bytes, *, where: str) -> dict[str, Any]:
     return value
 
 
+def strict_json(text: str) -> Any:
+    """What JSON text says. Raises `ValueError` for a duplicate key, NaN or a number too large,
+    and `RecursionError` for brackets inside each other."""
+    return json.loads(
+        text,
+        object_pairs_hook=_unique_keys,
+        parse_constant=_refuse_number,
+        parse_float=_finite,
+    )
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} appears twice")
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ValueError(f"the key {key[:80]!r} appears twice")
+        unique[key] = value
     return unique
 
 

@@ -1,7 +1,7 @@
 """Data that a stranger may have written: strict models, bounded text, no NaN. Needs no torch."""
 
 import unicodedata
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
@@ -15,6 +15,9 @@ BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u206
 """Marks that make text read in another order than it is stored."""
 
 M = TypeVar("M", bound="Strict")
+
+LISTED = 1000
+"""Faults of which the first is looked up."""
 
 
 class Strict(pydantic.BaseModel):
@@ -60,17 +63,21 @@ def validated(model: type[M], data: bytes, *, where: str, error: type[WorkbenchE
     try:
         return model.model_validate_json(data)
     except pydantic.ValidationError as wrong:
-        first = wrong.errors(include_url=False)[0]
-        key = _printable(".".join(str(part) for part in first["loc"])[:200]) or "value"
-        said = f"{where}: {key}: {first['msg']}, got {_short(first['input'])}"
-        raise error(_printable(said)) from None
+        raise error(f"{where}: {first_fault(wrong)}") from None
 
 
-def _printable(text: str) -> str:
-    """The text as one line that steers no terminal, whatever a stranger put into it."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+def first_fault(wrong: pydantic.ValidationError) -> str:
+    """The first thing that is wrong, on one line, unless a list of it all would take memory."""
+    if wrong.error_count() > LISTED:
+        return f"{wrong.error_count()} faults, such as keys that are not known or missing"
+    first = wrong.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])[:200] or "value"
+    got = repr(first["input"])
+    got = got if len(got) <= 80 else f"{got[:77]}..."
+    return one_line(f"{key}: {first['msg']}, got {got}")
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def one_line(text: str, *, longest: int = 400) -> str:
+    """The text on one line, without characters that do not print, and not too long."""
+    short = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)

@@ -5,7 +5,7 @@ python -m tests.bench.probe_verdicts             # twelve networks, three-digit 
 
 import torch
 
-from apps.probe_findings import probe_findings
+from probes.analyses._findings import probe_findings
 from probes.probing import probe_network
 from probes.spec import ProbeSpec
 from probes.summary import summarise

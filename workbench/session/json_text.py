@@ -1,7 +1,6 @@
 """JSON that a stranger may have written: counted before it is read, plain text only. No torch."""
 
 import json
-import math
 import re
 from typing import Any, TypeVar
 
@@ -9,11 +8,10 @@ import pydantic
 
 from workbench.session import limits
 from workbench.session.refusal import refusal
-from workbench.strict import BIDIRECTIONAL, Strict
+from workbench.storage import strict_json
+from workbench.strict import BIDIRECTIONAL, Strict, first_fault
 
 M = TypeVar("M", bound=Strict)
-_LISTED = 1000
-"""Faults of which the first is looked up."""
 
 # Each finds its whole match at the first try, whatever follows: no text makes it go back.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -35,12 +33,7 @@ def read_json(data: bytes, *, where: str) -> dict[str, Any]:
         raise refusal(where, "bytes outside ASCII; other characters belong in \\u escapes")
     _count(data, where)
     try:
-        value = json.loads(
-            data.decode("ascii"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_number,
-            parse_float=_finite,
-        )
+        value = strict_json(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise refusal(where, f"not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -73,17 +66,7 @@ def model_of(model: type[M], value: Any, *, where: str) -> M:
     try:
         return model.model_validate_json(json.dumps(value))
     except pydantic.ValidationError as wrong:
-        raise refusal(where, _first_fault(wrong)) from None
-
-
-def _first_fault(wrong: pydantic.ValidationError) -> str:
-    """The first thing that is wrong, unless so much is that a list of it would take memory."""
-    if wrong.error_count() > _LISTED:
-        return f"{wrong.error_count()} faults, such as keys that are not known or missing"
-    first = wrong.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])[:200] or "value"
-    got = repr(first["input"])
-    return f"{key}: {first['msg']}, got {got if len(got) <= 80 else f'{got[:77]}...'}"
+        raise refusal(where, first_fault(wrong)) from None
 
 
 def _count(data: bytes, where: str) -> None:
@@ -101,26 +84,6 @@ def _count(data: bytes, where: str) -> None:
             raise refusal(where, "not valid JSON (a bracket closes that none opened)")
         if depth > limits.DEPTH:
             raise refusal(where, f"more than {limits.DEPTH} objects and lists inside each other")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in unique:
-            raise ValueError(f"the key {key[:80]!r} appears twice")
-        unique[key] = value
-    return unique
-
-
-def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text} is too large")
-    return value
 
 
 def _require_plain_text(value: Any, where: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from workbench.errors import SessionError, WorkbenchError
+from workbench.strict import one_line
 
 DISTRUST = "do not trust this file; ask its sender to save it again and send it again"
 
@@ -11,12 +12,6 @@ DISTRUST = "do not trust this file; ask its sender to save it again and send it 
 def refusal(where: str, what: str, *, mend: str = DISTRUST) -> SessionError:
     """The error to raise: where, what was got, how to mend it."""
     return SessionError(f"{one_line(where)}: {one_line(what)}; {mend}")
-
-
-def one_line(text: str, *, longest: int = 400) -> str:
-    """The text on one line, without characters that do not print, and not too long."""
-    short = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 @contextlib.contextmanager

@@ -83,6 +83,7 @@ class Session:
         Raises `SessionError` or `WeightsError`.
         """
         from workbench.params import check_params
+        from workbench.session.tensor_members import tensor_headers
         from workbench.tensor_files import tensors_from_bytes, weights_digest
 
         step = self.steps[-1] if step is None else step
@@ -90,9 +91,9 @@ class Session:
         if step not in known:
             there = ", ".join(map(str, self.steps))
             raise SessionError(f"{self.path} has no checkpoint at step {step}; there are: {there}")
-        params = tensors_from_bytes(
-            self.archive.read(weights_path(step)), where=f"{self.path}: {weights_path(step)}"
-        )
+        data, where = self.archive.read(weights_path(step)), f"{self.path}: {weights_path(step)}"
+        tensor_headers(data, where=where)  # strictly, as the library takes more than we write
+        params = tensors_from_bytes(data, where=where)
         check_params(params, self.network.shape)
         if weights_digest(params) != known[step].weights_sha256:
             raise SessionError(
@@ -116,10 +117,14 @@ class Session:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows recorded during training, in order; none where nothing is known of it."""
         from workbench.session.training_rows import decode_rows
+        from workbench.session.verifying import check_training
 
-        if self.archive.document.training_rows is None:
+        rows, where = self.archive.document.training_rows, f"{self.path}: {TRAINING}"
+        if rows is None:
             return []
-        return decode_rows(self.archive.read(TRAINING), where=f"{self.path}: {TRAINING}")
+        data = self.archive.read(TRAINING)
+        check_training(data, rows, where=where)
+        return decode_rows(data, where=where)
 
 
 def open_session(path: Path | str) -> Session:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from workbench.errors import SessionError
 from workbench.session import limits
-from workbench.session.refusal import DISTRUST, one_line, refused
+from workbench.session.refusal import DISTRUST, refused
 from workbench.session.schema import (
     FORMAT,
     MANIFEST,
@@ -36,7 +36,7 @@ from workbench.session.zip_format import (
     local_header,
 )
 from workbench.storage import sync_directory, to_json
-from workbench.strict import validated
+from workbench.strict import one_line, validated
 
 _WIDEST = 10 ** len(str(limits.FILE)) - 1
 """A size that takes as many digits as any."""

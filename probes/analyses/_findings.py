@@ -1,13 +1,32 @@
-"""What probing one variable says, as findings: where it can be read, and where it is used."""
+"""What probing a variable says, as findings: where it can be read, is used, and can be swapped."""
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from probes.align import Alignment
 from probes.summary import RULE, Line
+from probes.training_times import Level, Measure
 from workbench.finding import Control, Finding
+from workbench.stats import wilson_interval
+
+ALIGN_RULE = (
+    "supported: the interval lies above those of all its controls, and it is at least half way "
+    "from the highest of them to 1; of the sites tried, the best"
+)
+"""In words what `Measure.holds` decides."""
+SWAPS = {
+    "identity": "nothing swapped",
+    "random": "random subspaces of the same rank",
+    "arbitrary": "subspaces learned for an arbitrary function in its place",
+    "untrained": "subspaces learned in an untrained network",
+}
 
 
 def probe_findings(lines: Sequence[Line]) -> tuple[Finding, ...]:
-    """The best site of each claim; of sites that pass the rule, if any does."""
+    """Of one variable, the best site of each claim; of sites that pass the rule, if any does."""
     found = [_represented(lines)]
     erased = [line for line in lines if line.random_erased_accuracy is not None]
     if erased:
@@ -15,8 +34,80 @@ def probe_findings(lines: Sequence[Line]) -> tuple[Finding, ...]:
     return tuple(found)
 
 
+def best_line(lines: Sequence[Line]) -> Line:
+    """The line that the finding about reading one variable is about."""
+    return max(lines, key=lambda line: (line.selective is True, line.accuracy))
+
+
+def align_finding(alignments: Sequence[Alignment]) -> Finding:
+    """Of one variable's learned subspaces of the largest rank, at the best of the sites tried.
+
+    Nothing is chosen among ranks and seeds: a pair counts at its mean over the seeds.
+    """
+    tried = [(measure, found, i) for found in alignments for i, measure in enumerate(_swaps(found))]
+    best, found, i = max(tried, key=lambda one: (one[0].holds, _margin(one[0])))
+    site, rank = found.sites[i], max(found.ranks)
+    return Finding(
+        id=f"align_{found.variable}",
+        claim=f"{found.variable} lies in {rank} dimensions at {site.place}, position "
+        f"{site.position}: swapped there, the answer becomes that of the other value",
+        measure="share of held-out pairs that the swap gives the counterfactual answer, mean over "
+        f"{len(found.seeds)} learned subspaces (DAS); higher is more",
+        value=best.level.value,
+        n=best.level.n,
+        interval=(best.level.low, best.level.high),
+        held_out=None,
+        controls=tuple(
+            Control(
+                name=SWAPS[name],
+                value=level.value,
+                n=level.n,
+                interval=(level.low, level.high),
+                unit="pairs",
+            )
+            for name, level in best.controls.items()
+        ),
+        verdict="supported" if best.holds else "not supported",
+        rule=ALIGN_RULE,
+        details={"rank": float(rank), "whole site": float(found.whole[i].double().mean())},
+    )
+
+
+def _swaps(found: Alignment) -> list[Measure]:
+    """Every site beside its controls, at the largest rank."""
+    rank = found.ranks.index(max(found.ranks))
+    nothing = found.identity.expand(len(found.sites), 1, 1, -1)
+    controls = {"identity": nothing, "random": found.random, "arbitrary": found.arbitrary}
+    if found.untrained is not None:
+        controls["untrained"] = found.untrained
+    return [
+        Measure(
+            site=str(site),
+            kind="swapped",
+            level=_level(found.swapped[i, rank]),
+            controls={
+                name: _level(right[i, min(rank, right.shape[1] - 1)])
+                for name, right in controls.items()
+            },
+            most=1.0,
+        )
+        for i, site in enumerate(found.sites)
+    ]
+
+
+def _level(right: Bool[Tensor, "seed pair"]) -> Level:
+    """The mean over pairs, each at its mean over seeds, with Wilson's interval over pairs."""
+    value, n = float(right.to(torch.float64).mean()), right.shape[-1]
+    low, high = wilson_interval(round(value * n), n)
+    return Level(value=value, low=min(low, value), high=max(high, value), n=n)
+
+
+def _margin(found: Measure) -> float:
+    return found.level.value - max(level.value for level in found.controls.values())
+
+
 def _represented(lines: Sequence[Line]) -> Finding:
-    best = max(lines, key=lambda line: (line.selective is True, line.accuracy))
+    best = best_line(lines)
     controls = [
         ("random labels of the tokens that decide it (control task)", best.control_accuracy),
         ("shuffled labels", best.shuffled_accuracy),
