@@ -24,6 +24,8 @@ MEMORY_BUDGET = 400 * 2**20
 
 CellEdits = Callable[[Int[Tensor, " cell"]], Mapping[str, Edit]]
 """Edits for the cells with these indices; each edit sees `[cell, batch, pos, ...]`."""
+Head = Callable[[Tensor, Int[Tensor, " cell"]], Tensor]
+"""What to make of the logits `[cell, batch, d_vocab_out]` for the cells with these indices."""
 
 
 class Outcome(NamedTuple):
@@ -35,6 +37,7 @@ class Outcome(NamedTuple):
     """Cross-entropy of a given target, in nats."""
 
 
+@torch.no_grad()
 def logits_of(
     subject: Subject, inputs: Inputs, *, edits: Mapping[str, Edit] | None = None
 ) -> Float[Tensor, "batch d_vocab_out"]:
@@ -52,7 +55,6 @@ def run_cells(
     *,
     overrides: Mapping[str, Float[Tensor, "cell ..."]] | None = None,
     edits: CellEdits | None = None,
-    head: Callable[[Tensor, Int[Tensor, " cell"]], Tensor] | None = None,
 ) -> Outcome:
     """Run every cell on every input.
 
@@ -60,17 +62,36 @@ def run_cells(
         target: the answer that the loss is taken against, for each cell (may be expanded).
         overrides: parameters that differ from cell to cell, by name.
         edits: activation edits per chunk of cells.
-        head: what to do with a chunk's logits `[cell, batch, d_vocab_out]` before they are read.
     """
-    n_cells = target.shape[0]
     tokens = subject.task.encode(inputs).to(subject.device)
     size = _cells_per_chunk(subject.config, len(inputs))
+    return _outcome(
+        target,
+        size,
+        lambda cells: _chunk_logits(subject, tokens, cells, overrides or {}, edits),
+    )
+
+
+def read_cells(
+    subject: Subject, inputs: Inputs, target: Int[Tensor, "cell batch"], head: Head
+) -> Outcome:
+    """Every cell reads the same logits through a head of its own; the network runs once."""
+    logits = logits_of(subject, inputs)
+    size = max(1, MEMORY_BUDGET // (3 * logits.nbytes))
+    return _outcome(
+        target, size, lambda cells: head(logits.expand(len(cells), *logits.shape), cells)
+    )
+
+
+def _outcome(
+    target: Int[Tensor, "cell batch"],
+    size: int,
+    logits_at: Callable[[Int[Tensor, " chunk"]], Float[Tensor, "chunk batch d_vocab_out"]],
+) -> Outcome:
     answers, losses = [], []
-    for start in range(0, n_cells, size):
-        cells = torch.arange(start, min(start + size, n_cells))
-        logits = _chunk_logits(subject, tokens, cells, overrides or {}, edits)
-        if head is not None:
-            logits = head(logits, cells)
+    for start in range(0, len(target), size):
+        cells = torch.arange(start, min(start + size, len(target)))
+        logits = logits_at(cells)
         wanted = target[cells].to(logits.device)
         answers.append(logits.argmax(-1).cpu())
         chosen = logits.gather(-1, wanted[..., None])[..., 0]

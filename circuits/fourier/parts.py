@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from einops import einsum
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -200,18 +200,21 @@ def frequency_shares(
     centred = values.double() - values.double().mean(0)
     variance = centred.square().sum(0)
     logs = [logs_of(cyclic, inputs[:, column]) for column in (0, 1)]
-    shares = []
-    for k in characters.frequencies(cyclic.order).tolist():
-        angles = [(k * log % cyclic.order).double() * (2 * math.pi / cyclic.order) for log in logs]
-        (ca, sa), (cb, sb) = [(angle.cos(), angle.sin()) for angle in angles]
-        design = torch.stack([ca, sa, cb, sb, ca * cb, sa * sb, ca * sb, sa * cb], dim=1)
-        design = design - design.mean(0)
-        # The sines of the last frequency of an even order vanish; a tiny ridge keeps it solvable.
-        gram = design.T @ design + 1e-9 * len(inputs) * torch.eye(8, dtype=torch.float64)
-        moments = design.T @ centred
-        explained = (moments * torch.linalg.solve(gram, moments)).sum(0)
-        shares.append(explained / variance.clamp_min(1e-30))
-    return torch.where(variance > 1e-9 * len(inputs), torch.stack(shares), 0.0)
+    frequencies = characters.frequencies(cyclic.order)
+    angles = [
+        (frequencies[:, None] * log % cyclic.order).double() * (2 * math.pi / cyclic.order)
+        for log in logs
+    ]
+    (ca, sa), (cb, sb) = [(angle.cos(), angle.sin()) for angle in angles]
+    design = torch.stack([ca, sa, cb, sb, ca * cb, sa * sb, ca * sb, sa * cb], dim=1)
+    design = design - design.mean(-1, keepdim=True)
+    # The sines of the last frequency of an even order vanish; a tiny ridge keeps it solvable.
+    ridge = 1e-9 * len(inputs) * torch.eye(design.shape[1], dtype=torch.float64)
+    gram = einsum(design, design, "k one n, k two n -> k one two") + ridge
+    rows = rearrange(design, "k one n -> (k one) n") @ centred
+    moments = rearrange(rows, "(k one) column -> k one column", k=len(frequencies))
+    shares = (moments * torch.linalg.solve(gram, moments)).sum(1) / variance.clamp_min(1e-30)
+    return torch.where(variance > 1e-9 * len(inputs), shares, 0.0)
 
 
 def _neuron_frequencies(subject: Subject, inputs: Inputs) -> Int[Tensor, " neuron"]:

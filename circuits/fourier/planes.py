@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.cells import Outcome, correct, run_cells
+from circuits.cells import Outcome, correct, read_cells, run_cells
 from circuits.fourier.parts import (
     LogitHead,
     keep_transform,
@@ -154,7 +154,7 @@ def _cell_accuracy(
 def _run_head(study: Study, transforms: Float[Tensor, "cell element element"]) -> Outcome:
     head = LogitHead(structure(study.subject).elements, transforms)
     target = study.label(study.inputs).expand(len(transforms), -1)
-    return run_cells(study.subject, study.inputs, target, head=head)
+    return read_cells(study.subject, study.inputs, target, head)
 
 
 def _head_accuracy(

@@ -332,7 +332,7 @@ def test_a_file_with_a_circuit_must_fit_the_question(folder: Path, tmp_path: Pat
         (("patch", "RUN", "--pairs", "1000001"), "less than or equal to 1000000"),
         (("patch", "RUN", "--clean", "1 + 2 =", "--pairs", "9"), "--pairs says how to draw"),
         (("patch", "RUN", "--clean", "1 + 2 =", "--corrupt", "change_a"), "--corrupt says how"),
-        (("circuit", "RUN", "--out", "edges.csv"), "end its name in .png or .svg"),
+        (("circuit", "RUN", "--out", "edges.csv"), "end its name in .png, .svg or .json"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from apps.cli_training import document_of, drawn_or_listed, show_across
+from apps.cli_training import drawn_or_listed, show_across
 from apps.question import output_kind
 from probes.across_training import follow_variable
 from workbench.progress import finish
@@ -63,7 +63,7 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     atomic_write(options.out, drawn_or_listed(found, kind))
-    show_across(document_of(run, found))
+    show_across({"run": str(run.path), **found.to_dict()})
     print(f"{len(steps)} checkpoints in {seconds:.0f} s on {torch.get_num_threads()} threads")
     print(options.out)
 
