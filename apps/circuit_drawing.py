@@ -26,7 +26,7 @@ BENDS = (0.0, 0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.45, -0.45)
 Point = tuple[float, float]
 
 
-class _Edge(NamedTuple):
+class DrawnEdge(NamedTuple):
     """One arrow. In a circuit per position, of all edges of a name."""
 
     writer: str
@@ -41,15 +41,15 @@ class _Edge(NamedTuple):
 def draw_circuit(circuit: Circuit, scores: Float[Tensor, "*pos writer reader"], kind: str) -> bytes:
     """A circuit as a drawing. `kind` is png or svg.
 
-    An edge is as wide as its score is large; orange where patching it raises the metric, blue
+    An edge is as wide as its score is large; blue where patching it raises the metric, orange
     where it lowers it; dotted where it is a dead end. In a circuit per position edges of the same
     name are drawn once, with their positions. Raises `CircuitError` for one without edges.
     """
     if not circuit.n_edges:
         raise CircuitError("the circuit has no edges; there is nothing to draw")
     plot = pyplot()
-    edges = _drawn_edges(circuit, scores)
-    places = _places({name for edge in edges for name in (edge.writer, component(edge.reader))})
+    edges = drawn_edges(circuit, scores)
+    places = box_places({name for edge in edges for name in (edge.writer, component(edge.reader))})
     left, right = (f(x for x, _ in places.values()) for f in (min, max))
     top = max(y for _, y in places.values())
     title = _title(circuit, edges)
@@ -68,12 +68,12 @@ def draw_circuit(circuit: Circuit, scores: Float[Tensor, "*pos writer reader"], 
     for edge in sorted(edges, key=lambda edge: abs(edge.score)):
         _arrow(axes, edge, places, edge.score / largest)
     for name, place in places.items():
-        ports = {_letter(edge.reader) for edge in edges if component(edge.reader) == name} - {""}
+        ports = {letter(edge.reader) for edge in edges if component(edge.reader) == name} - {""}
         _box(plot, axes, name, place, ports)
     return saved(plot, figure, kind)
 
 
-def _title(circuit: Circuit, edges: list[_Edge]) -> str:
+def _title(circuit: Circuit, edges: list[DrawnEdge]) -> str:
     parts = [f"{circuit.n_edges} of {circuit.graph.n_edges} edges"]
     if circuit.graph.n_pos is not None:
         parts.append("@ positions")
@@ -82,12 +82,12 @@ def _title(circuit: Circuit, edges: list[_Edge]) -> str:
     return "; ".join(parts)
 
 
-def _drawn_edges(circuit: Circuit, scores: Tensor) -> list[_Edge]:
+def drawn_edges(circuit: Circuit, scores: Tensor) -> list[DrawnEdge]:
     graph, live = circuit.graph, circuit.pruned().member
-    found: dict[tuple[str, str], _Edge] = {}
+    found: dict[tuple[str, str], DrawnEdge] = {}
     for index in map(tuple, circuit.member.nonzero().tolist()):
         ends = (graph.writers[index[-2]], graph.readers[index[-1]])
-        one = _Edge(*ends, float(scores[index]), index[:-2], bool(live[index]))
+        one = DrawnEdge(*ends, float(scores[index]), index[:-2], bool(live[index]))
         known = found.get(ends, one)
         found[ends] = one._replace(
             score=max(one.score, known.score, key=abs),
@@ -97,7 +97,7 @@ def _drawn_edges(circuit: Circuit, scores: Tensor) -> list[_Edge]:
     return list(found.values())
 
 
-def _places(names: set[str]) -> dict[str, Point]:
+def box_places(names: set[str]) -> dict[str, Point]:
     """Where nodes stand: a row for the embeddings, two per layer, one for the logits.
 
     MLPs stand to the right of the heads, so that edges from one to the next pass none.
@@ -130,22 +130,22 @@ def _order(name: str) -> tuple[int, str]:
     return (int(head[1]) if head else 0, name)
 
 
-def _letter(reader: str) -> str:
+def letter(reader: str) -> str:
     match = re.search(r"<(\w)>", reader)
     return match[1] if match else ""
 
 
-def _half_height(name: str) -> float:
+def half_height(name: str) -> float:
     return HALF_HEIGHT_OF_HEAD if name.startswith("a") else HALF_HEIGHT
 
 
-def _arrow(axes: Any, edge: _Edge, places: dict[str, Point], share: float) -> None:
+def _arrow(axes: Any, edge: DrawnEdge, places: dict[str, Point], share: float) -> None:
     into = component(edge.reader)
     (x, y), (to_x, to_y) = places[edge.writer], places[into]
-    start = (x, y + _half_height(edge.writer))
-    end = (to_x + PORTS.get(_letter(edge.reader), 0.0), to_y - _half_height(into))
+    start = (x, y + half_height(edge.writer))
+    end = (to_x + PORTS.get(letter(edge.reader), 0.0), to_y - half_height(into))
     others = {name: place for name, place in places.items() if name not in (edge.writer, into)}
-    bend = min(BENDS, key=lambda bend: (_boxes_hit(start, end, bend, others), BENDS.index(bend)))
+    bend = min(BENDS, key=lambda bend: (boxes_hit(start, end, bend, others), BENDS.index(bend)))
     axes.annotate(
         "",
         xy=end,
@@ -163,26 +163,26 @@ def _arrow(axes: Any, edge: _Edge, places: dict[str, Point], share: float) -> No
         },
     )
     if edge.positions:
-        share_of_way = {"q": 0.3, "v": 0.7}.get(_letter(edge.reader), 0.5)  # or they would overlap
-        at = _along(start, end, bend, share_of_way)
+        share_of_way = {"q": 0.3, "v": 0.7}.get(letter(edge.reader), 0.5)  # or they would overlap
+        at = along(start, end, bend, share_of_way)
         box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
-        text = f"@{_ranges(edge.positions)}"
+        text = f"@{ranges(edge.positions)}"
         axes.text(*at, text, fontsize=6, ha="center", va="center", bbox=box, zorder=2)
 
 
-def _boxes_hit(start: Point, end: Point, bend: float, others: dict[str, Point]) -> int:
+def boxes_hit(start: Point, end: Point, bend: float, others: dict[str, Point]) -> int:
     """How many boxes an arrow passes through, or nearly."""
-    points = [_along(start, end, bend, i / 40) for i in range(41)]
+    points = [along(start, end, bend, i / 40) for i in range(41)]
     return sum(
         any(
-            abs(px - x) < HALF_WIDTH + 0.05 and abs(py - y) < _half_height(name) + 0.05
+            abs(px - x) < HALF_WIDTH + 0.05 and abs(py - y) < half_height(name) + 0.05
             for px, py in points
         )
         for name, (x, y) in others.items()
     )
 
 
-def _along(start: Point, end: Point, bend: float, t: float) -> Point:
+def along(start: Point, end: Point, bend: float, t: float) -> Point:
     """A point of matplotlib's arc3: a quadratic curve whose middle control point stands aside."""
     (x, y), (to_x, to_y) = start, end
     control = ((x + to_x) / 2 + bend * (to_y - y), (y + to_y) / 2 - bend * (to_x - x))
@@ -194,7 +194,7 @@ def _along(start: Point, end: Point, bend: float, t: float) -> Point:
 
 
 def _box(plot: Any, axes: Any, name: str, place: Point, ports: set[str]) -> None:
-    (x, y), half = place, _half_height(name)
+    (x, y), half = place, half_height(name)
     shape = {"facecolor": "white", "edgecolor": "#333333", "linewidth": 1.0, "zorder": 3}
     corner = (x - HALF_WIDTH, y - half)
     axes.add_patch(plot.Rectangle(corner, 2 * HALF_WIDTH, 2 * half, **shape))
@@ -204,7 +204,7 @@ def _box(plot: Any, axes: Any, name: str, place: Point, ports: set[str]) -> None
         axes.text(x + PORTS[letter], y - half + 0.085, letter, fontsize=7, **words)
 
 
-def _ranges(positions: tuple[int, ...]) -> str:
+def ranges(positions: tuple[int, ...]) -> str:
     """`1, 2, 3, 7` as `1-3,7`."""
     parts: list[list[int]] = []
     for position in positions:

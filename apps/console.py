@@ -197,9 +197,9 @@ WIDEST, LISTED = 40, 20
 
 
 def _shaded(row: dict[str, Any], limit: float) -> str:
-    """An effect with a background as strong as it is: orange for more, blue for less."""
+    """An effect with a background as strong as it is: blue for more, orange for less."""
     share = min(1.0, abs(row["effect"]) / limit)
-    full = (192, 74, 0) if row["effect"] > 0 else (31, 95, 168)
+    full = (31, 95, 168) if row["effect"] > 0 else (192, 74, 0)
     red, green, blue = (round(255 + share * (channel - 255)) for channel in full)
     text = "white" if share > 0.6 else "black"
     star = "*" if row["q"] < 0.05 else " "

@@ -1,6 +1,6 @@
 """Pictures for files: heat maps of sweeps, as PNG or SVG; circuits are in `apps.circuit_drawing`.
 
-Colours are safe for colour-blind readers: orange for more, blue for less, white at zero.
+Colours are safe for colour-blind readers: blue for more, orange for less, white at zero.
 """
 
 import io
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuits.patching import Sweep
 
-MORE, LESS = "#c04a00", "#1f5fa8"
+MORE, LESS = "#1f5fa8", "#c04a00"
 MOST_LABELLED = 40
 """Ticks that fit along an axis."""
 DRAWN_CELLS = 400

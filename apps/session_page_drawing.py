@@ -16,15 +16,15 @@ from apps.circuit_drawing import (
     BENDS,
     HALF_WIDTH,
     PORTS,
+    DrawnEdge,
     Point,
-    _along,
-    _boxes_hit,
-    _drawn_edges,
-    _Edge,
-    _half_height,
-    _letter,
-    _places,
-    _ranges,
+    along,
+    box_places,
+    boxes_hit,
+    drawn_edges,
+    half_height,
+    letter,
+    ranges,
 )
 from apps.figures import Number, colour_bar, finite_limit, heat_map
 from apps.page import escaped, plain_number
@@ -147,15 +147,15 @@ def circuit_graph(
     Args:
         names: what somebody calls a node such as `a0.h1`.
     """
-    edges = sorted(_drawn_edges(circuit, values), key=lambda edge: -abs(edge.score))[:MOST_DRAWN]
-    places = _places({name for edge in edges for name in (edge.writer, component(edge.reader))})
+    edges = sorted(drawn_edges(circuit, values), key=lambda edge: -abs(edge.score))[:MOST_DRAWN]
+    places = box_places({name for edge in edges for name in (edge.writer, component(edge.reader))})
     xs, top = [x for x, _ in places.values()], max(y for _, y in places.values())
     left, width = min(xs) - 0.9, max(xs) - min(xs) + 2.1
     largest = max(abs(edge.score) for edge in edges) or 1.0
     flip = _Paper(left, top + 0.45)
     drawn = [_arrow(edge, places, edge.score / largest, flip) for edge in reversed(edges)]
     for name, place in places.items():
-        ports = {_letter(edge.reader) for edge in edges if component(edge.reader) == name} - {""}
+        ports = {letter(edge.reader) for edge in edges if component(edge.reader) == name} - {""}
         drawn.append(_box(name, place, ports, flip, names.get(name, "")))
     return _svg(width * INCH, (top + 0.9) * INCH, label, "".join(drawn))
 
@@ -170,19 +170,19 @@ class _Paper:
         return ((point[0] - self._left) * INCH, (self._top - point[1]) * INCH)
 
 
-def _arrow(edge: _Edge, places: dict[str, Point], share: float, paper: _Paper) -> str:
+def _arrow(edge: DrawnEdge, places: dict[str, Point], share: float, paper: _Paper) -> str:
     into = component(edge.reader)
     (x, y), (to_x, to_y) = places[edge.writer], places[into]
-    start = (x, y + _half_height(edge.writer))
-    end = (to_x + PORTS.get(_letter(edge.reader), 0.0), to_y - _half_height(into))
+    start = (x, y + half_height(edge.writer))
+    end = (to_x + PORTS.get(letter(edge.reader), 0.0), to_y - half_height(into))
     others = {name: place for name, place in places.items() if name not in (edge.writer, into)}
     bend = _bend(start, end, others)
-    middle = _along(start, end, bend, 0.5)
+    middle = along(start, end, bend, 0.5)
     control = tuple(2 * m - (a + b) / 2 for m, a, b in zip(middle, start, end, strict=True))
     (x, y), (cx, cy), (to_x, to_y) = map(paper, (start, (control[0], control[1]), end))
     style = f"edge {'less' if share < 0 else 'more'}{'' if edge.live else ' dead'}"
     wide = f"{0.8 + 3.2 * abs(share):.2f}"
-    at = f" at positions {_ranges(edge.positions)}" if edge.positions else ""
+    at = f" at positions {ranges(edge.positions)}" if edge.positions else ""
     dead = "" if edge.live else ", a dead end"
     told = f"{edge.writer} to {edge.reader}{at}: {plain_number(edge.score)}{dead}"
     parts = [
@@ -191,9 +191,9 @@ def _arrow(edge: _Edge, places: dict[str, Point], share: float, paper: _Paper) -
         _head((cx, cy), (to_x, to_y), style, 4 + 2.5 * abs(share)),
     ]
     if edge.positions:
-        share_of_way = {"q": 0.3, "v": 0.7}.get(_letter(edge.reader), 0.5)  # or they would overlap
-        place = paper(_along(start, end, bend, share_of_way))
-        parts.append(_text(place[0], place[1] + 4, f"@{_ranges(edge.positions)}", "quiet halo"))
+        share_of_way = {"q": 0.3, "v": 0.7}.get(letter(edge.reader), 0.5)  # or they would overlap
+        place = paper(along(start, end, bend, share_of_way))
+        parts.append(_text(place[0], place[1] + 4, f"@{ranges(edge.positions)}", "quiet halo"))
     return f"<g><title>{escaped(told)}</title>{''.join(parts)}</g>"
 
 
@@ -203,7 +203,7 @@ def _bend(start: Point, end: Point, others: dict[str, Point]) -> float:
         return 0.0
     hits = {}
     for bend in BENDS:
-        hits[bend] = _boxes_hit(start, end, bend, others)
+        hits[bend] = boxes_hit(start, end, bend, others)
         if not hits[bend]:
             return bend
     return min(BENDS, key=lambda bend: hits[bend])
@@ -221,7 +221,7 @@ def _head(before: Point, tip: Point, style: str, size: float) -> str:
 
 
 def _box(name: str, place: Point, ports: set[str], paper: _Paper, label: str) -> str:
-    (x, y), half = paper(place), _half_height(name) * INCH
+    (x, y), half = paper(place), half_height(name) * INCH
     wide = HALF_WIDTH * INCH
     told = f"{name}: {label}" if label else name
     parts = [

@@ -29,7 +29,7 @@ numbers in the viewer's own order, without names.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -42,6 +42,7 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.graph import LOGITS, Graph, component
 from circuits.method import Scores
+from circuits.neuronpedia_marks import label_in, shown, without_position
 from workbench.errors import CircuitError
 from workbench.session.schema import Marks
 from workbench.storage import explained, from_json
@@ -54,9 +55,6 @@ SLUG = r"[A-Za-z0-9_.-]{1,200}"
 """Names of graphs and networks that Neuronpedia takes."""
 FEATURES = ("cross layer transcoder", "mlp reconstruction error", "lorsa", "lorsa error")
 """Types of nodes of a network that replaces the MLPs or heads of another."""
-WITHOUT_PROBABILITY = " (p=)"
-"""What a label of the logits ends with: the viewer looks for a probability there."""
-
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
@@ -85,7 +83,7 @@ def to_neuronpedia(
     graph = circuit.graph
     nodes = _nodes(circuit, task.answer_positions[-1])
     ids = {name: node["node_id"] for name, node in nodes.items()}
-    clerps, parameters = _shown(marks or Marks(), ids)
+    clerps, parameters = shown(marks or Marks(), ids)
     info = {"generator": {"name": "workbench", "version": __version__}}
     return {
         "metadata": {
@@ -247,52 +245,6 @@ def _links(
     return links
 
 
-def _shown(marks: Marks, ids: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Marks as the viewer's own fields: every node's clerp by its id, and qParams.
-
-    Nodes that are not there are left out; `a0.h1` is the head at every position.
-    """
-    everywhere: dict[str, list[str]] = {}
-    for name, node_id in ids.items():
-        everywhere.setdefault(_component(name), []).append(node_id)
-
-    def ids_of(names: Iterable[str]) -> list[str]:
-        found = [[ids[name]] if name in ids else everywhere.get(name, []) for name in names]
-        return list(dict.fromkeys(node_id for some in found for node_id in some))
-
-    clerps = {}
-    for name, node_id in ids.items():
-        label = marks.labels.get(name, marks.labels.get(_component(name)))
-        clerps[node_id] = _clerp(_component(name), label)
-    return clerps, {
-        "pinnedIds": ids_of(marks.pinned),
-        "supernodes": [[group.name, *ids_of(group.nodes)] for group in marks.groups],
-        "linkType": "both",
-        "clickedId": "",
-        "sg_pos": "",
-        "workbench": marks.model_dump(mode="json"),
-    }
-
-
-def _component(name: str) -> str:
-    return name.split("@")[0]
-
-
-def _clerp(name: str, label: str | None) -> str:
-    if name != LOGITS:
-        return name if label is None else f"{name}: {label}"
-    return "" if label is None else f"{name}: {label}{WITHOUT_PROBABILITY}"
-
-
-def _label(name: str, clerp: str) -> str | None:
-    """The inverse of `_clerp`; words of somebody else are a label as they are."""
-    if clerp in (name, ""):
-        return None
-    if name == LOGITS:
-        clerp = clerp.removesuffix(WITHOUT_PROBABILITY)
-    return clerp.removeprefix(f"{name}: ")
-
-
 # ---------------------------------------------------------------------- reading
 
 
@@ -412,20 +364,20 @@ def _edges(link: _Link, named: Mapping[str, str], graph: Graph) -> dict[tuple[in
 def _marks(file: _File, named: Mapping[str, str]) -> Marks:
     """The marks as they were kept, or as the viewer's fields now have them."""
     told, now = file.qParams.workbench, file.qParams
-    clerps, shown = _shown(told, {name: node_id for node_id, name in named.items()})
+    clerps, fields = shown(told, {name: node_id for node_id, name in named.items()})
     for one in (*now.pinnedIds, *(one for group in now.supernodes for one in group[1:])):
         if one not in named:
             raise CircuitError(f"pinnedIds or supernodes speak of {_quoted(one)}, which is no node")
     changed: dict[str, Any] = {}
     if any(clerps[node.node_id] != node.clerp for node in file.nodes):
         labels = {
-            named[one.node_id]: _label(_component(named[one.node_id]), one.clerp)
+            named[one.node_id]: label_in(without_position(named[one.node_id]), one.clerp)
             for one in file.nodes
         }
         changed["labels"] = {name: label for name, label in labels.items() if label is not None}
-    if now.pinnedIds != shown["pinnedIds"]:
+    if now.pinnedIds != fields["pinnedIds"]:
         changed["pinned"] = [named[one] for one in now.pinnedIds]
-    if now.supernodes != shown["supernodes"]:
+    if now.supernodes != fields["supernodes"]:
         changed["groups"] = [
             {"name": name, "nodes": [named[one] for one in ids]} for name, *ids in now.supernodes
         ]

@@ -8,9 +8,12 @@ the JSON against its model, the arrays against the JSON.
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from workbench.analysis import Analysis, Recorded, record_steps
 from workbench.errors import RunError
+from workbench.progress import finish
 from workbench.record import Record
 from workbench.run import Run
 from workbench.session.schema import Notebook
@@ -19,6 +22,18 @@ from workbench.strict import validated
 from workbench.tensor_files import tensors_from_bytes, tensors_to_bytes
 
 RECORDS, NOTEBOOK = "records", "notebook.json"
+
+
+def ask(
+    run: Run, analysis: Analysis, *, step: int | None = None, device: torch.device | str = "cpu"
+) -> Recorded:
+    """Ask an analysis of a run's network and keep the record beside the run, for notebooks.
+
+    Raises what the analysis raises, and `RunError` where the record cannot be written.
+    """
+    recorded = finish(record_steps(analysis, run, step=step, device=torch.device(device)))
+    write_record(run, *recorded)
+    return recorded
 
 
 def write_record(run: Run, record: Record, arrays: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from apps.circuit_drawing import _along, _boxes_hit, _drawn_edges, _places, _ranges, draw_circuit
+from apps.circuit_drawing import along, box_places, boxes_hit, draw_circuit, drawn_edges, ranges
 from circuits.circuit import circuit_of
 from circuits.graph import Graph
 from workbench.errors import CircuitError
@@ -23,26 +23,26 @@ def test_edges_of_a_name_are_one_arrow_with_its_positions() -> None:
     circuit, scores = circuit_of(graph, names), torch.zeros(graph.is_edge.shape)
     for name, score in zip(names, (1.0, -3.0, 2.0, 0.5, 4.0), strict=True):
         scores[graph.index(name)] = score
-    drawn = {edge.reader: edge for edge in _drawn_edges(circuit, scores)}
+    drawn = {edge.reader: edge for edge in drawn_edges(circuit, scores)}
     assert drawn["m0"].positions == (0, 1, 3) and drawn["m0"].score == -3.0
     assert drawn["m0"].live and not drawn["a0.h0<v>"].live  # nothing reads the head
 
 
 def test_positions_are_written_as_ranges() -> None:
-    assert _ranges((0, 2, 3, 4, 6, 8, 9)) == "0,2-4,6,8-9"
+    assert ranges((0, 2, 3, 4, 6, 8, 9)) == "0,2-4,6,8-9"
 
 
 def test_an_arc_is_the_curve_that_matplotlib_draws() -> None:
     """Its middle stands aside by half of the bend times the length, to the right of the way."""
-    assert _along((0.0, 0.0), (0.0, 2.0), 0.5, 0.0) == (0.0, 0.0)
-    assert _along((0.0, 0.0), (0.0, 2.0), 0.5, 0.5) == (0.5, 1.0)
+    assert along((0.0, 0.0), (0.0, 2.0), 0.5, 0.0) == (0.0, 0.0)
+    assert along((0.0, 0.0), (0.0, 2.0), 0.5, 0.5) == (0.5, 1.0)
     between = {"m0": (0.0, 1.0)}
-    assert _boxes_hit((0.0, 0.0), (0.0, 2.0), 0.0, between) == 1
-    assert _boxes_hit((0.0, 0.0), (0.0, 2.0), 0.5, between) == 0
+    assert boxes_hit((0.0, 0.0), (0.0, 2.0), 0.0, between) == 1
+    assert boxes_hit((0.0, 0.0), (0.0, 2.0), 0.5, between) == 0
 
 
 def test_boxes_stand_apart_in_rows_of_their_layer() -> None:
-    places = _places({"embed", "a0.h0", "a0.h1", "m0", "a1.h1", "m1", "logits"})
+    places = box_places({"embed", "a0.h0", "a0.h1", "m0", "a1.h1", "m1", "logits"})
     assert len({places[name] for name in places}) == len(places)
     rows = [places[name][1] for name in ("embed", "a0.h0", "m0", "a1.h1", "m1", "logits")]
     assert rows == sorted(rows) and len(set(rows)) == 6

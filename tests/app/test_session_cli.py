@@ -22,7 +22,13 @@ class Said(NamedTuple):
     err: str
 
 
-Run = Callable[..., Said]
+class Run(NamedTuple):
+    """`workbench session WORDS`, or any command."""
+
+    command: Callable[..., Said]
+
+    def __call__(self, *words: str) -> Said:
+        return self.command("session", *words)
 
 
 @pytest.fixture
@@ -33,8 +39,8 @@ def workbench(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["workbench", "session", *words])
+    def command(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["workbench", *words])
         with pytest.raises(SystemExit) as end:
             cli.main()
         captured = capsys.readouterr()
@@ -42,7 +48,7 @@ def workbench(
         assert isinstance(status, int)
         return Said(status, captured.out, captured.err)
 
-    return run
+    return Run(command)
 
 
 @pytest.fixture
@@ -160,3 +166,33 @@ def test_the_installed_command(workbench: Run, saved: str, tmp_path: Path) -> No
         check=True,
     )
     assert "session.json" in done.stdout
+
+
+def test_a_circuit_goes_to_the_graph_viewer_and_comes_back(
+    workbench: Run, saved: str, tmp_path: Path
+) -> None:
+    """As a Neuronpedia graph, from a session; and judged again from that file."""
+    assert workbench("export", saved, "-o", "graph.json").status == 2  # it holds no circuit
+    found = workbench.command("circuit", "runs/small", "--edges", "3", "--pairs", "16", "-q")
+    assert found.status == 0, found.err
+    assert workbench("save", "small", "-o", "b.workbench").status == 0
+    assert workbench("export", "b.workbench", "-o", "graph.json").status == 0
+    graph = json.loads((tmp_path / "graph.json").read_text())
+    assert (
+        len(graph["links"]) <= 3 and graph["metadata"]["info"]["generator"]["name"] == "workbench"
+    )
+    direct = ("circuit", "runs/small", "--edges", "3", "--pairs", "16", "-q", "--out", "same.json")
+    assert workbench.command(*direct).status == 0
+    assert json.loads((tmp_path / "same.json").read_text()) == graph
+    judged = workbench.command("circuit", "runs/small", "--given", "graph.json", "-q", "--json")
+    assert judged.status == 0, judged.err
+    (record,) = [one for one in open_session("b.workbench").records if one.kind == "circuit"]
+    rows = record.result["edge_list"]
+    assert isinstance(rows, list)
+    assert json.loads(judged.out)["edges"] == 3 == len(rows)
+    assert workbench("save", "small", "-o", "c.workbench").status == 0
+    two = workbench("export", "c.workbench", "-o", "graph.json")
+    assert two.status == 2 and "2 are meant (circuit_eap_ig_3_edges, evaluation_" in two.err
+    name = "circuit_eap_ig_3_edges"
+    assert workbench("export", "c.workbench", "-o", "again.json", "--only", name).status == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == graph

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from apps.circuit_drawing import _boxes_hit
+from apps.circuit_drawing import boxes_hit
 from apps.session_page import session_page
 from apps.session_page_drawing import _bend, circuit_graph, grid
 from circuits.circuit import circuit_of
@@ -69,7 +69,7 @@ def test_arrows_bend_around_boxes_as_in_the_other_drawing() -> None:
     places = {"m0": (0.0, 1.0)}
     assert _bend((0.0, 0.0), (0.0, 2.0), {}) == 0.0
     bend = _bend((0.0, 0.0), (0.0, 2.0), places)
-    assert bend != 0.0 and _boxes_hit((0.0, 0.0), (0.0, 2.0), bend, places) == 0
+    assert bend != 0.0 and boxes_hit((0.0, 0.0), (0.0, 2.0), bend, places) == 0
     crowd = {f"m{i}": (0.0, 1.0) for i in range(41)}
     assert _bend((0.0, 0.0), (0.0, 2.0), crowd) == 0.0
 

@@ -9,10 +9,8 @@ import torch
 
 from circuits.analyses.patching import PatchingAnalysis
 from tests.unit import small_run
-from workbench.analysis import record_steps
-from workbench.progress import finish
 from workbench.record import Record
-from workbench.records import write_record
+from workbench.records import ask
 from workbench.run import Run, open_run
 from workbench.session import Session, open_session, save_session
 from workbench.session.schema import SessionDocument
@@ -27,16 +25,9 @@ def run_with_findings(path: Path) -> Run:
     small_run.train(path)
     run = open_run(path)
     for step in (EARLY, LAST):
-        ask(run, PatchingAnalysis(pairs=16), step)
-    ask(run, PatchingAnalysis(pairs=16, site="mlp_out"), LAST)
+        ask(run, PatchingAnalysis(pairs=16), step=step)
+    ask(run, PatchingAnalysis(pairs=16, site="mlp_out"), step=LAST)
     return run
-
-
-def ask(run: Run, analysis: PatchingAnalysis, step: int) -> Record:
-    """Ask and keep the record."""
-    recorded = finish(record_steps(analysis, run, step=step, device=CPU))
-    write_record(run, *recorded)
-    return recorded.record
 
 
 def saved(folder: Path, **options: Any) -> Session:

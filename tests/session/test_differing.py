@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from circuits.analyses.patching import PatchingAnalysis
-from tests.session.saved import EARLY, LAST, ask, forged, run_with_findings, saved, with_record
+from tests.session.saved import EARLY, LAST, forged, run_with_findings, saved, with_record
 from tests.unit import small_run
-from workbench.records import write_notebook
+from workbench.records import ask, write_notebook
 from workbench.run import open_run
 from workbench.session import Session, diff, open_session, save_session
 from workbench.session.schema import (
@@ -49,7 +49,7 @@ def test_a_changed_finding(session: Session, tmp_path: Path) -> None:
 def test_a_finding_more_and_the_other_way_round_one_less(tmp_path: Path) -> None:
     run = run_with_findings(tmp_path / "run")
     save_session(run, tmp_path / "a.workbench")
-    ask(run, PatchingAnalysis(pairs=16, site="attn_out"), LAST)
+    ask(run, PatchingAnalysis(pairs=16, site="attn_out"), step=LAST)
     save_session(run, tmp_path / "b.workbench")
     a, b = open_session(tmp_path / "a.workbench"), open_session(tmp_path / "b.workbench")
     (more,) = diff(a, b)

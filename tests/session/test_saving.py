@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from circuits.analyses.patching import PatchingAnalysis
-from tests.session.saved import EARLY, LAST, ask, run_with_findings, saved
+from tests.session.saved import EARLY, LAST, run_with_findings, saved
 from tests.unit import small_run
 from workbench.errors import SessionError
-from workbench.records import read_arrays, read_records
+from workbench.records import ask, read_arrays, read_records
 from workbench.run import open_run
 from workbench.session import open_as_run, open_session, save_session, verify
 from workbench.session.archive import Archive
@@ -174,7 +174,7 @@ def test_opened_as_a_run_it_is_the_same_network_with_the_same_findings(tmp_path:
     assert ours is not None and theirs is not None and ours.train is not None
     assert theirs.train is not None and torch.equal(ours.train, theirs.train)
     assert open_as_run(session, tmp_path / "runs").path == run.path  # once more: the same
-    ask(run, PatchingAnalysis(pairs=16, site="attn_out"), LAST)
+    ask(run, PatchingAnalysis(pairs=16, site="attn_out"), step=LAST)
     save_session(run, tmp_path / "b.workbench")
     child = open_session(tmp_path / "b.workbench")
     assert child.manifest.parent == session.id and child.id != session.id
