@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
 def test_the_example_runs_and_identifies_its_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    example, circuits, probes = blocks("python")
+    example, circuits, probes, sessions = blocks("python")
     assert len(example.strip().splitlines()) <= 18
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -35,6 +35,9 @@ def test_the_example_runs_and_identifies_its_network(
     place, accuracy, control, selective = last.split()
     assert place == "blocks.0.hook_resid_post" and selective == "True"
     assert float(accuracy) > 0.8 and float(control) < 0.1
+    exec(compile(sessions, "README.md", "exec"), names)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("patching holds ") and said.endswith(" numbers compared")
 
 
 def test_the_sweep_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
