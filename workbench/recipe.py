@@ -106,10 +106,10 @@ class Recipe:
     log_checkpoints: Annotated[int, Field(ge=0)] = 8
     """How many logarithmically spaced steps to keep as well."""
     restart_at: Annotated[int, Field(ge=1)] | None = None
-    """Look once, at this step: where the margin of the least sure 1 % of the training answers (the
-    right logit above the largest other) is below `restart_below`, start again from other initial
-    weights."""
-    restart_below: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Look once, at this step, at how far each training answer leads (the right logit above the
+    largest other), and start again from other initial weights where ..."""
+    restart_above: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """... the standard deviation of the leads is at least this many times their mean."""
     restarts: Annotated[int, Field(ge=0)] = 3
     """At most so many times."""
     stop_train_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -166,12 +166,13 @@ MODULAR = Recipe(
     neuron_dropout=((0, 0.0), (200, 0.0), (240, 0.05), (320, 0.05), (360, 0.0)),
     average=0.9,
     evaluate_every=20,
-    restart_at=400,
-    restart_below=4.3,
+    restart_at=300,
+    restart_above=0.145,
 )
 """Grok under decay, while label smoothing keeps several frequencies alive; evenness and a little
-neuron dropout then clear away what was memorised, before the learning rate falls. Initial weights
-that lead to weak frequencies, or too few, show in how unsure some training answers are."""
+neuron dropout then clear away what was memorised, before the learning rate falls. By then a few
+clean frequencies make all training answers about equally sure; initial weights that led to others
+show in how unequal they are."""
 MODULAR_DIFFERENCE = replace(
     MODULAR,
     steps=640,
@@ -180,7 +181,8 @@ MODULAR_DIFFERENCE = replace(
     label_smoothing=((0, 0.03), (400, 0.03), (440, 0.0)),
     neuron_dropout=((0, 0.0), (380, 0.0), (420, 0.05)),
     query_key_scale=5.0,
-    restart_below=2.2,
+    restart_at=400,
+    restart_above=0.2,
 )
 """Where b is subtracted, heads must tell it from a: their queries and keys start larger, and as
 (a, b) says nothing of (b, a), grokking takes longer."""

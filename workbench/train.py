@@ -349,27 +349,31 @@ def _observe(
     )
     restarting = (False,) * len(rows)
     if step == recipe.restart_at and step < recipe.steps:
-        margins = _least_margins(state, config, source, source.training(rows, step))
+        uneven = _lead_unevenly(state, config, recipe, source, source.training(rows, step))
         restarting = tuple(
-            not done and attempt < recipe.restarts and margin < recipe.restart_below
-            for done, attempt, margin in zip(finished, state.attempt.tolist(), margins, strict=True)
+            bad and not done and attempt < recipe.restarts
+            for bad, done, attempt in zip(uneven, finished, state.attempt.tolist(), strict=True)
         )
     seeds = tuple(source.seeds[row] for row in rows)
     return Snapshot(step, seeds, metrics, finished, restarting, failures, state, config)
 
 
 @torch.no_grad()
-def _least_margins(state: State, config: ModelConfig, source: Source, batch: Batch) -> list[float]:
-    """1st percentile over the training answers of the right logit less the largest other."""
-    found: list[float] = []
+def _lead_unevenly(
+    state: State, config: ModelConfig, recipe: Recipe, source: Source, batch: Batch
+) -> list[bool]:
+    """Whether each seed's training answers lead too unevenly (`Recipe.restart_above`)."""
+    found: list[bool] = []
     for row in range(len(batch.tokens)):
         params = unflatten(state.averaged[row : row + 1], config)
-        margins = []
+        parted = []
         parts = (torch.split(part[row : row + 1], source.n_train, dim=1) for part in batch)
         for tokens, answers in zip(*parts, strict=True):
             logits = _answer_logits(params, config, source.task, tokens)
-            margins.append(sureness(logits, answers).flatten())
-        found.append(float(torch.cat(margins).quantile(0.01)))
+            parted.append(sureness(logits, answers).flatten())
+        leads = torch.cat(parted)
+        spread, mean = float(leads.std(correction=0)), float(leads.mean())
+        found.append(spread >= recipe.restart_above * mean)
     return found
 
 
