@@ -5,7 +5,8 @@ travel in sessions (`workbench.session`); both hold the same JSON.
 """
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
@@ -31,10 +32,9 @@ class Tolerance(Strict):
     absolute: Annotated[float, Field(ge=0)] = 0.0
     relative: Annotated[float, Field(ge=0)] = 0.0
 
-    def allows(self, recorded: float, replayed: float, *, scale: float | None = None) -> bool:
-        """Whether the two agree."""
-        size = abs(recorded) if scale is None else scale
-        return abs(recorded - replayed) <= self.absolute + self.relative * size
+    def of(self, size: float) -> float:
+        """How far from a number of this size (its magnitude) a replay may be."""
+        return self.absolute + self.relative * abs(size)
 
 
 Tolerances = dict[Annotated[str, Field(max_length=200)], Tolerance]
@@ -43,10 +43,15 @@ stands for anything, dots included); the longest pattern that fits decides. What
 must be equal."""
 
 
-def tolerance_at(tolerances: Mapping[str, Tolerance], path: str) -> Tolerance:
-    """The tolerance of one number."""
-    fitting = [pattern for pattern in tolerances if fnmatch.fnmatchcase(path, pattern)]
-    return tolerances[max(fitting, key=len)] if fitting else Tolerance()
+def tolerance_finder(tolerances: Mapping[str, Tolerance]) -> Callable[[str], Tolerance]:
+    """What gives the tolerance of the number at a path; patterns are compiled once."""
+    longest_first = sorted(tolerances, key=lambda pattern: (-len(pattern), pattern))
+    fits = [(re.compile(fnmatch.translate(one)), tolerances[one]) for one in longest_first]
+
+    def at(path: str) -> Tolerance:
+        return next((tolerance for fit, tolerance in fits if fit.match(path)), Tolerance())
+
+    return at
 
 
 class Checkpoint(Strict):

@@ -5,7 +5,7 @@ weights, that make a finding of the same name: a finding has one number. What is
 the JSON against its model, the arrays against the JSON.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -38,18 +38,25 @@ def ask(
 
 def write_record(run: Run, record: Record, arrays: Mapping[str, Tensor]) -> None:
     """Put a record beside the run, in place of those it replaces. Raises `RunError`."""
-    folder = run.path / RECORDS
     replaced = [known for known in read_records(run) if _replaces(record, known)]
-    data = to_json(record.model_dump(), where=record.id, indent=1)
-    with explained("create", folder):
-        folder.mkdir(exist_ok=True)
-    if record.arrays is not None:
-        atomic_write(folder / f"{record.id}.safetensors", tensors_to_bytes(arrays))
-    atomic_write(folder / f"{record.id}.json", data)
+    write_records(run, [(record, arrays)])
+    folder = run.path / RECORDS
     with explained("remove", folder):
         for known in replaced:
             for suffix in ("json", "safetensors"):
                 (folder / f"{known.id}.{suffix}").unlink(missing_ok=True)
+
+
+def write_records(run: Run, records: Iterable[tuple[Record, Mapping[str, Tensor]]]) -> None:
+    """Put records beside the run, in place of those of the same ids alone. Raises `RunError`."""
+    folder = run.path / RECORDS
+    with explained("create", folder):
+        folder.mkdir(exist_ok=True)
+    for record, arrays in records:
+        data = to_json(record.model_dump(), where=record.id, indent=1)
+        if record.arrays is not None:
+            atomic_write(folder / f"{record.id}.safetensors", tensors_to_bytes(arrays))
+        atomic_write(folder / f"{record.id}.json", data)
 
 
 def read_records(run: Run, step: int | None = None) -> list[Record]:

@@ -24,11 +24,14 @@ class MechanismAnalysis(Analysis):
 
     kind = "mechanism"
     summary = "the mechanism known for the task, its parts named, tested and judged"
-    tolerances: ClassVar = {"*": Tolerance(absolute=1e-3, relative=1e-3)}
+    tolerances: ClassVar = {
+        "*": Tolerance(absolute=1e-3, relative=1e-3),  # one and two threads agree to 1e-11
+        "findings.*.controls.*": Tolerance(absolute=0.01),  # one is a network trained anew
+    }
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the draws that the controls take."""
-    n_draws: Annotated[int, Field(ge=2, le=100_000)] = 20
+    n_draws: Annotated[int, Field(ge=2, le=1000)] = 20
     """How many each takes."""
 
     def ask(

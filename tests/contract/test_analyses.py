@@ -16,7 +16,7 @@ from workbench import config
 from workbench.analysis import Outcome, Recorded, analyses, analysis_from, record_steps
 from workbench.errors import ConfigError
 from workbench.progress import finish
-from workbench.record import tolerance_at
+from workbench.record import tolerance_finder
 from workbench.records import read_arrays, read_records, write_record
 from workbench.run import Run, open_run
 
@@ -150,6 +150,6 @@ def test_a_replay_notices_an_edited_finding(
 ) -> None:
     """No tolerance lets the number of a finding move by a hundredth of itself, or of one."""
     for finding in recorded(answers, run, kind).record.findings:
-        at = tolerance_at(analyses.get(kind).tolerances, f"findings.{finding.id}.value")
+        at = tolerance_finder(analyses.get(kind).tolerances)(f"findings.{finding.id}.value")
         moved = 0.011 * max(1.0, abs(finding.value))
-        assert not at.allows(finding.value, finding.value + moved), finding.id
+        assert at.of(finding.value) < moved, finding.id

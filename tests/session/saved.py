@@ -46,8 +46,10 @@ def forged(
     """The session with another content, every digest made again to fit: integrity proves nothing
     of the numbers."""
     document = change(session.archive.document)
-    data = {name: session.archive.read(name) for name in document.member_paths()[1:]}
-    data |= dict(members or {})
+    held = set(session.archive.document.member_paths())
+    data = {
+        name: session.archive.read(name) for name in document.member_paths()[1:] if name in held
+    } | dict(members or {})
     write_archive(
         path, document, data.items(), parent=session.id, made_with=session.manifest.made_with
     )

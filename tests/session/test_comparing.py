@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workbench.analysis import Recorded, arrays_of
-from workbench.record import Record, Tolerance, tolerance_at
+from workbench.record import Record, Tolerance, tolerance_finder
 from workbench.session.comparing import Comparison, compare
 
 MADE_WITH = {"workbench": "1", "torch": "2", "python": "3", "device": "cpu", "threads": 1}
@@ -66,7 +66,13 @@ def compared(a: Any, b: Any) -> Comparison:
         ("right on 99.87% of 3,481", "right on 99.88% of 3,481", True),
         ("right on 99.87% of 3,481", "right on 99.95% of 3,481", False),
         ("right on 99.87% of 3,481", "right on 99.87% of 3,482", False),
-        ("0.50 of 3.0", "0.5 of 3.0", True),
+        ("0.50 of 3.0", "0.5 of 3.0", False),
+        ("accuracy 1.0", "accuracy 0.91", False),  # coarse words hide nothing
+        ("accuracy 1.0", "accuracy 0.9", True),
+        ("p = 0.0e-05", "p = 9.9e-02", False),
+        ("p = 1.1e-05", "p = 1.2e-05", True),
+        ({"a": {"b": 1.0}, "a.b": 2.0}, {"a": {"b": 2.0}}, False),  # a key that looks like a path
+        ([1.0], {"0": 1.0}, False),
         ("a0.h1 leads", "a0.h0 leads", False),
         ("17 of 137 edges", "18 of 137 edges", False),
         ("", "x", False),
@@ -126,9 +132,10 @@ def test_the_tighter_tolerance_counts_and_the_longest_pattern_decides() -> None:
     tight = recorded({"x": 1.0}, tolerance=1e-6)
     assert compare(tight, recorded({"x": 1.001}), OWN).differences
     tolerances = {"*": Tolerance(absolute=1), "rows.*.q": Tolerance(absolute=2)}
-    assert tolerance_at(tolerances, "rows.7.q").absolute == 2
-    assert tolerance_at(tolerances, "rows.7.p").absolute == 1
-    assert tolerance_at({}, "rows.7.p") == Tolerance()
+    at = tolerance_finder(tolerances)
+    assert at("rows.7.q").absolute == 2 and at("rows.7.p").absolute == 1
+    assert tolerance_finder({})("rows.7.p") == Tolerance()
+    assert Tolerance(absolute=1, relative=0.5).of(-4.0) == 3
 
 
 JSON = st.recursive(

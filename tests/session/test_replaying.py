@@ -11,7 +11,7 @@ from tests.session.saved import CPU, EARLY, LAST, forged, run_with_findings, sav
 from tests.unit import small_run
 from workbench.errors import SessionError
 from workbench.progress import finish
-from workbench.record import Checkpoint
+from workbench.record import Checkpoint, record_id
 from workbench.run import open_run
 from workbench.session import Session, open_session, replay, save_session, verify
 from workbench.session.replaying import Replayed, replay_steps
@@ -134,6 +134,31 @@ def one_key_more(data: Data) -> None:
     data["result"]["significance"] = "high"
 
 
+def forged_twin(data: Data) -> None:
+    """A finding of the same name before the honest one; a list of names would show the last."""
+    lie = {**data["findings"][0], "value": 99.0, "verdict": "supported"}
+    data["findings"].insert(0, lie | {"id": lie["id"] + " "})
+
+
+def shadowed_row(data: Data) -> None:
+    """A false number, and the true one under a key that reads like the path of the first."""
+    true = data["result"]["rows"][0]["effect"]
+    data["result"]["rows"][0]["effect"] = 99.0
+    data["result"]["rows.0.effect"] = true
+
+
+def rows_by_name(data: Data) -> None:
+    data["result"]["rows"] = {str(i): row for i, row in enumerate(data["result"]["rows"])}
+
+
+def other_interval(data: Data) -> None:
+    data["findings"][0]["interval"][1] += 0.01
+
+
+def other_detail(data: Data) -> None:
+    data["findings"][0]["details"]["lead"] += 0.01
+
+
 def easier_rule(data: Data) -> None:
     data["findings"][0]["rule"] = "supported where the effect is above 0"
 
@@ -155,7 +180,8 @@ def named_tolerance(data: Data) -> None:
     [
         *(bigger_effect, other_control, better_verdict, grander_claim, more_pairs, fewer_controls),
         *(one_more_finding, no_finding, another_row, a_row_less, one_key_more, easier_rule),
-        *(wide_tolerance, named_tolerance),
+        *(wide_tolerance, named_tolerance, forged_twin, shadowed_row, rows_by_name),
+        *(other_interval, other_detail),
     ],
 )
 def test_an_edited_result_drifts(session: Session, tmp_path: Path, lie: Any) -> None:
@@ -279,3 +305,58 @@ def test_a_record_of_weights_that_were_trained_again_stays_out(tmp_path: Path) -
     assert Checkpoint(step=LAST, weights_sha256=run.weights_sha256(LAST)) in (
         open_session(tmp_path / "a.workbench").archive.document.checkpoints
     )
+
+
+def test_a_record_without_a_parameter_that_came_later_still_holds(
+    session: Session, tmp_path: Path
+) -> None:
+    """What a file leaves out had its default when it was asked; its id is of what it holds."""
+    at = index_of(session, "head", LAST)
+
+    def older(data: Data) -> None:
+        del data["parameters"]["ablation"], data["parameters"]["by"]
+        checkpoints = session.records[at].checkpoints
+        data["id"] = record_id(data["kind"], data["parameters"], checkpoints)
+
+    document = with_record(session.archive.document, at, older)
+    members = {
+        arrays_path(document.records[at].id): session.archive.read(
+            arrays_path(session.records[at].id)
+        )
+    }
+    replayed = replay(forged(session, tmp_path / "b.workbench", lambda d: document, members))
+    assert states(replayed) == ["holds"] * 3
+
+
+def test_a_record_that_takes_too_long_cannot_run(session: Session) -> None:
+    steps = replay_steps(session, device=CPU, only=["patch_mlp_out"], limit=0.0)
+    (replayed,) = finish(steps)
+    assert replayed.state == "cannot run" and "longer than the limit" in replayed.why
+
+
+def test_what_goes_wrong_is_told_without_a_path(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "folder of quetzalcoatl"))
+    (tmp_path / "folder of quetzalcoatl").mkdir()
+
+    def change(document: SessionDocument) -> SessionDocument:
+        task = {**document.network.task, "p": 12}
+        network = document.network.model_copy(update={"task": task})
+        return document.model_copy(update={"network": network})
+
+    replayed = replay(forged(session, tmp_path / "b.workbench", change))
+    assert states(replayed) == ["cannot run"] * 3
+    for one in replayed:
+        assert one.why and "quetzalcoatl" not in one.why and "\n" not in one.why
+
+
+def test_a_damaged_member_is_refused_before_anything_is_asked(
+    session: Session, tmp_path: Path
+) -> None:
+    data = bytearray(session.path.read_bytes())
+    weights = session.archive.read(weights_path(LAST))
+    data[bytes(data).index(weights) + len(weights) - 1] ^= 1
+    (tmp_path / "b.workbench").write_bytes(bytes(data))
+    with pytest.raises(SessionError, match="does not have the digest"):
+        replay(open_session(tmp_path / "b.workbench"))

@@ -1,6 +1,7 @@
 """What gets into a session, what never does, and that opening it gives everything back."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from workbench.run import open_run
 from workbench.session import open_as_run, open_session, save_session, verify
 from workbench.session.archive import Archive
 from workbench.session.schema import arrays_path
+from workbench.session.writing import write_archive
 from workbench.task import make_task
 
 
@@ -164,7 +166,8 @@ def test_showing_and_verifying_need_no_torch(tmp_path: Path) -> None:
 def test_opened_as_a_run_it_is_the_same_network_with_the_same_findings(tmp_path: Path) -> None:
     session = saved(tmp_path, note="look at head 1")
     run = open_as_run(session, tmp_path / "runs")
-    assert run.path.name == f"modular_addition-p5-session-{session.id[:8]}"
+    assert run.path.name.startswith("modular_addition-p5-session-")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.path.name]
     assert run.complete and run.steps == [EARLY, LAST]
     original = open_run(tmp_path / "run")
     assert run.weights_sha256() == original.weights_sha256()
@@ -184,10 +187,11 @@ def test_opened_as_a_run_it_is_the_same_network_with_the_same_findings(tmp_path:
 
 def test_opening_where_another_run_is_changes_nothing(tmp_path: Path) -> None:
     session = saved(tmp_path)
-    there = tmp_path / "runs" / f"modular_addition-p5-session-{session.id[:8]}"
+    there = open_as_run(session, tmp_path / "runs").path
+    shutil.rmtree(there)
     small_run.train(there)
     before = small_run.files_of(there)
-    with pytest.raises(SessionError, match="is another run; choose another --runs"):
+    with pytest.raises(SessionError, match="is something else; choose another --runs"):
         open_as_run(session, tmp_path / "runs")
     assert small_run.files_of(there) == before
 
@@ -196,3 +200,62 @@ def test_a_checkpoint_that_is_not_there_is_told(tmp_path: Path) -> None:
     session = saved(tmp_path)
     with pytest.raises(SessionError, match="no checkpoint at step 2; there are: 1, 3"):
         session.params(2)
+
+
+def test_another_file_with_the_same_id_is_another_run(tmp_path: Path) -> None:
+    """An id can be copied; what the file holds cannot."""
+    session = saved(tmp_path)
+    data = {
+        name: session.archive.read(name) for name in session.archive.document.member_paths()[1:]
+    }
+    changed = session.archive.document.model_copy(update={"records": session.records[:1]})
+    kept = {name: data[name] for name in changed.member_paths()[1:]}
+    write_archive(
+        tmp_path / "b.workbench",
+        changed,
+        kept.items(),
+        parent=None,
+        made_with=session.manifest.made_with,
+        identifier=session.id,
+    )
+    copy = open_session(tmp_path / "b.workbench")
+    assert copy.id == session.id
+    first, second = (open_as_run(one, tmp_path / "runs") for one in (session, copy))
+    assert first.path != second.path
+    assert [len(read_records(run)) for run in (first, second)] == [3, 1]
+
+
+def test_an_interrupted_opening_leaves_nothing_and_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = saved(tmp_path)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.session.opening.write_notebook", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_as_run(session, tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert len(read_records(open_as_run(session, tmp_path / "runs"))) == 3
+
+
+def test_all_records_come_back_even_if_a_run_would_keep_one_of_them(tmp_path: Path) -> None:
+    """Two answers with a finding of one name, as one person may have saved them."""
+    run = run_with_findings(tmp_path / "run")
+    save_session(run, tmp_path / "a.workbench")
+    ask(run, PatchingAnalysis(pairs=17), step=LAST)  # in the run it replaces the one of 16 pairs
+    save_session(run, tmp_path / "b.workbench")
+    one, two = (open_session(tmp_path / f"{name}.workbench") for name in "ab")
+    assert len(two.records) == 3
+    new = next(record for record in two.records if record.parameters["pairs"] == 17)
+    document = one.archive.document
+    both = document.model_copy(update={"records": (*document.records, new)})
+    data = {name: one.archive.read(name) for name in document.member_paths()[1:]}
+    data[arrays_path(new.id)] = two.archive.read(arrays_path(new.id))
+    write_archive(
+        tmp_path / "c.workbench", both, data.items(), parent=None, made_with={"workbench": "1"}
+    )
+    opened = open_as_run(open_session(tmp_path / "c.workbench"), tmp_path / "runs")
+    assert len(read_records(opened)) == 4

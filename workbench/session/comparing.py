@@ -1,24 +1,24 @@
-"""Is a replayed result the recorded one? Leaf by leaf, within the recorded tolerances.
+"""Is a replayed record the recorded one? Leaf by leaf, within tolerances.
 
-A leaf has a path: `result.accuracy`, `findings.sufficiency.controls.0.value`, `arrays.effects`.
-Fractional numbers may differ by the tolerance at their path; whole numbers, words and truth values
-must be equal. A number inside words (a claim, a reason) is held to the tolerance of its path, or to
-the last digit that it is written with. Of an array the largest difference counts.
+Both are walked together: a dictionary against a dictionary with the same keys, a list against a
+list of the same length, findings in their order. A leaf has a path for people: `result.accuracy`,
+`findings.0.controls.2.value`, `arrays.effects`. Fractional numbers may differ by the tolerance at
+their path; whole numbers, words and truth values must be equal. A number inside words (a claim, a
+reason) must be written in the same form, and is held to the tolerance of its path or to the last
+digit that the replay writes. Of an array the largest difference counts.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from workbench.analysis import Recorded
 from workbench.finding import finding_to_dict
-from workbench.record import Record, Tolerance, tolerance_at
-
-V = TypeVar("V")
+from workbench.record import Record, Tolerance, record_id, tolerance_finder
 
 ABSENT = "(absent)"
 """In place of a value that only the other side has."""
@@ -60,19 +60,14 @@ class Comparison:
 
 def compare(recorded: Recorded, replayed: Recorded, own: Mapping[str, Tolerance]) -> Comparison:
     """A replay beside the record; of its tolerances and the analysis' `own` the tighter counts."""
-    stated = recorded.record.tolerances
+    stated_at, own_at = tolerance_finder(recorded.record.tolerances), tolerance_finder(own)
 
     def tolerance(path: str) -> Tolerance:
-        a, b = tolerance_at(stated, path), tolerance_at(own, path)
+        a, b = stated_at(path), own_at(path)
         return Tolerance(absolute=min(a.absolute, b.absolute), relative=min(a.relative, b.relative))
 
-    leaves = _together(dict(_leaves(_tree(recorded.record))), dict(_leaves(_tree(replayed.record))))
-    arrays = _together(
-        {f"arrays.{name}": tensor for name, tensor in recorded.arrays.items()},
-        {f"arrays.{name}": tensor for name, tensor in replayed.arrays.items()},
-    )
-    found = [_compare_leaf(path, a, b, tolerance(path)) for path, a, b in leaves]
-    found += [_compare_arrays(path, a, b, tolerance(path)) for path, a, b in arrays]
+    trees = _tree(recorded), _tree(replayed)
+    found = [_compare(path, a, b, tolerance) for path, a, b in _leaves("", *trees)]
     beyond = [(apart, difference) for apart, difference in found if difference is not None]
     beyond.sort(key=lambda pair: -pair[0])
     return Comparison(
@@ -82,46 +77,55 @@ def compare(recorded: Recorded, replayed: Recorded, own: Mapping[str, Tolerance]
     )
 
 
-def _together(a: Mapping[str, V], b: Mapping[str, V]) -> list[tuple[str, V | str, V | str]]:
-    """Every path of either side, with what each has there."""
-    return [(path, a.get(path, ABSENT), b.get(path, ABSENT)) for path in dict.fromkeys([*a, *b])]
+def _tree(recorded: Recorded) -> dict[str, Any]:
+    """What a replay must give again. Parameters that the record leaves out had their defaults."""
+    record = recorded.record
+    return {
+        "id is of its question": record.id == _own_id(record),
+        "checkpoints": [one.model_dump() for one in record.checkpoints],
+        "result": record.result,
+        "findings": [finding_to_dict(finding) for finding in record.findings],
+        "arrays": dict(recorded.arrays),
+    }
 
 
-def _tree(record: Record) -> dict[str, Any]:
-    findings = {finding.id: finding_to_dict(finding) for finding in record.findings}
-    return {"id": record.id, "result": record.result, "findings": findings}
+def _own_id(record: Record) -> str:
+    return record_id(record.kind, record.parameters, record.checkpoints)
 
 
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf with its path; an empty list or dictionary is a leaf."""
-    if isinstance(tree, dict) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(tree, list | tuple) and tree:
-        for i, value in enumerate(tree):
-            yield from _leaves(value, f"{path}.{i}")
+def _leaves(path: str, a: Any, b: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf of either side with its path; where the two have not one shape, that is a leaf."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in dict.fromkeys([*a, *b]):
+            where = f"{path}.{key}" if path else str(key)
+            yield from _leaves(where, a.get(key, ABSENT), b.get(key, ABSENT))
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            yield f"{path} (how many)", len(a), len(b)
+        for i, (one, two) in enumerate(zip(a, b, strict=False)):
+            yield from _leaves(f"{path}.{i}", one, two)
     else:
-        yield path, tree
+        yield path, a, b
 
 
 Apart = tuple[float, Difference | None]
 """How far apart two leaves are, in tolerances; and the difference where that is beyond 1."""
 
 
-def _compare_leaf(path: str, a: Any, b: Any, tolerance: Tolerance) -> Apart:
-    if isinstance(a, float) and isinstance(b, float):
-        return _compare_numbers(path, a, b, tolerance, scale=abs(a))
-    if isinstance(a, str) and isinstance(b, str) and a != b:
-        return _compare_words(path, a, b, tolerance)
-    if type(a) is type(b) and (a == b or (not a and isinstance(a, list | tuple | dict))):
+def _compare(path: str, a: Any, b: Any, tolerance: Callable[[str], Tolerance]) -> Apart:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return _compare_arrays(path, a, b, tolerance)
+    if type(a) is type(b) and a == b:
         return 0.0, None
-    return math.inf, Difference(path=path, recorded=a, replayed=b, by=None, allowed=None)
+    if isinstance(a, float) and isinstance(b, float):
+        return _compare_numbers(path, a, b, tolerance(path), abs(a))
+    if isinstance(a, str) and isinstance(b, str):
+        return _compare_words(path, a, b, tolerance(path))
+    return _other(path, a, b)
 
 
 def _compare_numbers(path: str, a: float, b: float, tolerance: Tolerance, scale: float) -> Apart:
-    by, allowed = abs(a - b), tolerance.absolute + tolerance.relative * scale
-    if by == 0:
-        return 0.0, None
+    by, allowed = abs(a - b), tolerance.of(scale)
     apart = by / allowed if allowed else math.inf
     if apart <= 1:
         return apart, None
@@ -129,38 +133,47 @@ def _compare_numbers(path: str, a: float, b: float, tolerance: Tolerance, scale:
 
 
 def _compare_words(path: str, a: str, b: str, tolerance: Tolerance) -> Apart:
-    """Equal but for fractional numbers, and those within the tolerance or their last digit."""
-    other = math.inf, Difference(path=path, recorded=a, replayed=b, by=None, allowed=None)
+    """Equal but for fractions of one form, and those within tolerance or the last digit."""
     if _NUMBER.split(a) != _NUMBER.split(b):
-        return other
+        return _other(path, a, b)
     worst = 0.0
     for one, two in zip(_NUMBER.findall(a), _NUMBER.findall(b), strict=True):
-        x, y = (float(text.replace(",", "")) for text in (one, two))
-        written = 10.0 ** -len(one.partition(".")[2].partition("e")[0])
-        allowed = max(tolerance.absolute + tolerance.relative * abs(x), written) * (1 + 1e-9)
+        (x, form), (y, written) = _number(one), _number(two)
+        if form != written:
+            return _other(path, a, b)
+        digit = 10.0 ** (written[1] - written[0])
+        allowed = max(tolerance.of(x), digit) * (1 + 1e-9)
         worst = max(worst, abs(x - y) / allowed)
-    return other if worst > 1 else (worst, None)
+    return _other(path, a, b) if worst > 1 else (worst, None)
 
 
-def _compare_arrays(path: str, a: Tensor | str, b: Tensor | str, tolerance: Tolerance) -> Apart:
-    if isinstance(a, str) or isinstance(b, str) or a.shape != b.shape or a.dtype != b.dtype:
-        words = [x if isinstance(x, str) else f"{x.dtype} {list(x.shape)}" for x in (a, b)]
-        return math.inf, Difference(
-            path=path, recorded=words[0], replayed=words[1], by=None, allowed=None
-        )
-    if not a.numel():
+def _number(text: str) -> tuple[float, tuple[int, int]]:
+    """A number in words; how many digits follow its point, and its exponent."""
+    digits, _, exponent = text.replace(",", "").partition("e")
+    return float(text.replace(",", "")), (len(digits.partition(".")[2]), int(exponent or 0))
+
+
+def _compare_arrays(path: str, a: Any, b: Any, tolerance: Callable[[str], Tolerance]) -> Apart:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return _other(path, *(_shape(x) for x in (a, b)))
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return _other(path, _shape(a), _shape(b))
+    if a.equal(b):
         return 0.0, None
     if not a.is_floating_point():
-        n = int((a != b).sum())
-        if not n:
-            return 0.0, None
-        words = [f"{a.numel()} entries", f"{n} of them others"]
-        return math.inf, Difference(
-            path=path, recorded=words[0], replayed=words[1], by=None, allowed=None
-        )
+        return _other(path, _shape(a), f"{int((a != b).sum())} entries are others")
     x, y = a.double().flatten(), b.double().flatten()
     worst = int((x - y).abs().argmax())
-    return _compare_numbers(path, float(x[worst]), float(y[worst]), tolerance, float(x.abs().max()))
+    scale = float(x.abs().max())
+    return _compare_numbers(path, float(x[worst]), float(y[worst]), tolerance(path), scale)
+
+
+def _other(path: str, a: Any, b: Any) -> Apart:
+    return math.inf, Difference(path=path, recorded=a, replayed=b, by=None, allowed=None)
+
+
+def _shape(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else str(value)
 
 
 def _short(value: Any) -> str:

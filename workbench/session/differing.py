@@ -1,14 +1,15 @@
 """Two sessions side by side: what one has that the other has not, and what changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workbench.finding import Finding
+from workbench.finding import Finding, finding_to_dict
+from workbench.record import Record
 from workbench.session.session import Session
 from workbench.storage import to_json
 
-Where = Literal["network", "weights", "findings", "circuits", "notes"]
+Where = Literal["network", "weights", "findings", "results", "circuits", "notes"]
 ABSENT = "–"
 
 
@@ -24,22 +25,21 @@ class Change:
 
 
 def diff(first: Session, second: Session) -> list[Change]:
-    """Everything that differs, in the order network, weights, findings, circuits, notes.
+    """Everything that differs: network, weights, findings, results, circuits, notes and marks.
 
-    Weights are compared by digest, and read only where these differ. Raises what reading raises.
+    Of the weights only digests are compared, and they are read where these differ. How long an
+    analysis took and with what versions is no difference. Raises what reading raises.
     """
+    a, b = (_by_question(session) for session in (first, second))
+    both = [(key, a[key], b[key]) for key in a if key in b]
     return [
-        *_network(first, second),
+        *_changes("network", *(_flat(one.network.model_dump()) for one in (first, second))),
         *_weights(first, second),
-        *_findings(first, second),
-        *_circuits(first, second),
+        *(change for key in dict.fromkeys([*a, *b]) for change in _findings(key, a, b)),
+        *(change for key, one, two in both for change in _results(key, one, two)),
+        *(change for key, one, two in both for change in _circuits(key, one, two)),
         *_notes(first, second),
     ]
-
-
-def _network(first: Session, second: Session) -> list[Change]:
-    a, b = (_flat(one.network.model_dump()) for one in (first, second))
-    return _changes("network", a, b)
 
 
 def _weights(first: Session, second: Session) -> list[Change]:
@@ -62,7 +62,7 @@ def _weights(first: Session, second: Session) -> list[Change]:
 def _farthest(first: Session, second: Session, step: int) -> str:
     """Which parameter changed most, as a share of its size."""
     a, b = first.params(step), second.params(step)
-    if any(a[name].shape != b[name].shape for name in a.keys() & b.keys()) or a.keys() != b.keys():
+    if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
         return " (another shape)"
     changes = {
         name: float((b[name] - a[name]).double().norm() / a[name].double().norm().clamp(min=1e-30))
@@ -72,20 +72,49 @@ def _farthest(first: Session, second: Session, step: int) -> str:
     return f" (most: {name} by {changes[name]:.3g} of its norm)"
 
 
-def _findings(first: Session, second: Session) -> list[Change]:
-    a, b = (_by_question(session) for session in (first, second))
-    return _changes("findings", a, b)
+Records = Mapping[str, Record]
 
 
-def _by_question(session: Session) -> dict[str, str]:
-    """Findings by step, kind and id; those of two questions of one kind by parameters as well."""
-    found: dict[str, str] = {}
+def _by_question(session: Session) -> dict[str, Record]:
+    """Records by step, kind and what was asked; the last digits tell like questions apart."""
+    found: dict[str, Record] = {}
     for record in session.records:
-        for finding in record.findings:
-            key = f"step {record.step}, {record.kind}: {finding.id}"
-            if key in found:
-                key = f"{key} ({record.id})"
-            found[key] = _told(finding)
+        method = record.parameters.get("method")
+        name = f"{record.kind} {method}" if isinstance(method, str) else record.kind
+        asked = to_json(record.parameters, where=record.id, sort_keys=True).decode()
+        found[f"step {record.step}, {name}\0{asked}"] = record
+    return found
+
+
+def _named(key: str, id: str, records: Records) -> str:
+    """A question as people read it: with its parameters only where another has this finding too."""
+    name, _, asked = key.partition("\0")
+    like = [
+        other
+        for other, record in records.items()
+        if other.partition("\0")[0] == name and any(one.id == id for one in record.findings)
+    ]
+    return name if len(like) < 2 else f"{name} {asked.strip()}"
+
+
+def _findings(key: str, a: Records, b: Records) -> list[Change]:
+    """Findings one by one: their numbers, or whatever else of them is not the same."""
+    sides: list[dict[str, Finding]] = [
+        {finding.id: finding for finding in records[key].findings} if key in records else {}
+        for records in (a, b)
+    ]
+    found: list[Change] = []
+    for id in dict.fromkeys([*sides[0], *sides[1]]):
+        one, two = (side.get(id) for side in sides)
+        if one == two:
+            continue
+        name = _named(key, id, {**a, **b})
+        told = [ABSENT if finding is None else _told(finding) for finding in (one, two)]
+        if told[0] != told[1] or one is None or two is None:
+            found.append(_change("findings", f"{name}: {id}", *told))
+        else:
+            trees = (_flat(finding_to_dict(finding)) for finding in (one, two))
+            found += _changes("findings", *trees, prefix=f"{name}: {id} ")
     return found
 
 
@@ -95,40 +124,46 @@ def _told(finding: Finding) -> str:
     return f"{finding.verdict}: {finding.value:.4g} (n = {finding.n:,}{beside})"
 
 
-def _circuits(first: Session, second: Session) -> list[Change]:
-    """Edges of the circuits of the same question."""
-    a, b = (_circuit_edges(session) for session in (first, second))
+def _results(key: str, one: Record, two: Record) -> list[Change]:
+    """How many numbers besides the findings are others: to see which, replay."""
+    a, b = (_flat(record.result) for record in (one, two))
+    changed = [path for path in dict.fromkeys([*a, *b]) if a.get(path) != b.get(path)]
     found = []
-    for key in sorted(a.keys() & b.keys()):
-        lost, gained = sorted(a[key] - b[key]), sorted(b[key] - a[key])
-        if lost or gained:
-            found.append(_change("circuits", key, _edges(lost), _edges(gained)))
+    if changed:
+        path, name = changed[0], key.partition("\0")[0]
+        what = f"{name}: {len(changed)} of {len(a)} entries, first {path}"
+        found.append(_change("results", what, a.get(path, ABSENT), b.get(path, ABSENT)))
+    digests = [ABSENT if one.arrays is None else one.arrays.sha256 for one in (one, two)]
+    if digests[0] != digests[1]:
+        what = f"{key.partition(chr(0))[0]}: arrays"
+        found.append(_change("results", what, *(digest[:12] for digest in digests)))
     return found
 
 
-def _circuit_edges(session: Session) -> dict[str, set[str]]:
-    found = {}
-    for record in session.records:
-        edges = record.result.get("edge_list")
-        if isinstance(edges, list):
-            names = {str(row["edge"]) for row in edges if isinstance(row, dict) and "edge" in row}
-            found[f"step {record.step}, {_question(record.kind, record.parameters)}"] = names
-    return found
+def _circuits(key: str, one: Record, two: Record) -> list[Change]:
+    """Edges that only one of two circuits has."""
+    a, b = (_edges(record) for record in (one, two))
+    if a == b:
+        return []
+    sides = (_only(sorted(a - b)), _only(sorted(b - a)))
+    return [_change("circuits", key.partition("\0")[0], *sides)]
 
 
-def _question(kind: str, parameters: Mapping[str, Any]) -> str:
-    method = parameters.get("method")
-    return f"{kind} {method}" if method else kind
+def _edges(record: Record) -> set[str]:
+    rows = record.result.get("edge_list")
+    if not isinstance(rows, list):
+        return set()
+    return {str(row["edge"]) for row in rows if isinstance(row, dict) and "edge" in row}
 
 
-def _edges(names: list[str]) -> str:
+def _only(names: list[str]) -> str:
     return f"only here: {', '.join(names)}" if names else ABSENT
 
 
 def _notes(first: Session, second: Session) -> list[Change]:
     a, b = (
         {
-            **{f"note of {note.created}": note.text for note in session.notebook.notes},
+            **_numbered([(note.created, note.text) for note in session.notebook.notes]),
             **_flat(session.notebook.marks.model_dump(), "marks"),
         }
         for session in (first, second)
@@ -136,9 +171,22 @@ def _notes(first: Session, second: Session) -> list[Change]:
     return _changes("notes", a, b)
 
 
-def _changes(where: Where, a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
+def _numbered(notes: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Notes by when they were written; of one second, in their order."""
+    found: dict[str, str] = {}
+    for created, text in notes:
+        name, n = f"note of {created}", 2
+        while name in found:
+            name, n = f"note {n} of {created}", n + 1
+        found[name] = text
+    return found
+
+
+def _changes(
+    where: Where, a: Mapping[str, str], b: Mapping[str, str], *, prefix: str = ""
+) -> list[Change]:
     return [
-        _change(where, key, a.get(key, ABSENT), b.get(key, ABSENT))
+        _change(where, f"{prefix}{key}", a.get(key, ABSENT), b.get(key, ABSENT))
         for key in dict.fromkeys([*a, *b])
         if a.get(key) != b.get(key)
     ]
@@ -150,8 +198,8 @@ def _change(where: Where, what: str, first: str, second: str) -> Change:
 
 def _flat(tree: Any, path: str = "") -> dict[str, str]:
     """Leaves as text, by dotted key."""
+    found: dict[str, str] = {}
     if isinstance(tree, Mapping):
-        found: dict[str, str] = {}
         for key, value in tree.items():
             found |= _flat(value, f"{path}.{key}" if path else str(key))
         return found
