@@ -22,6 +22,7 @@ block's keys and values are computed once per (token, position) and gathered.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -247,14 +248,7 @@ def _gather_scores_values(
     normed = layers.layer_norm(run.params, run.config, "blocks.0.ln1", table)
     rows = tokens + torch.arange(n_pos, device=tokens.device) * run.config.d_vocab
 
-    def tabulate(letter: str) -> Tensor:
-        heads = layers.project_heads(run.params, run.config, 0, letter, normed)
-        return rearrange(heads, "... pos token head e -> ... (pos token) (head e)")
-
-    def gather(flat: Tensor, wanted: Tensor) -> Tensor:
-        gathered = layers.gather_rows(flat, wanted)
-        return rearrange(gathered, "... (head e) -> ... head e", head=run.config.n_heads)
-
+    tabulate, gather = partial(_tabulated, run, normed), partial(_gathered, run)
     v = run.at("blocks.0.attn.hook_v", gather(tabulate("V"), rows))
     asking = rows if queries is None else rows[..., queries]
     hooks = ("blocks.0.attn.hook_q", "blocks.0.attn.hook_k")
@@ -268,6 +262,18 @@ def _gather_scores_values(
         return rearrange(gathered, "... batch key head -> ... batch head 1 key"), v
     q = run.at(hooks[0], gather(tabulate("Q"), asking))
     return layers.attention_scores(q, run.at(hooks[1], gather(tabulate("K"), rows))), v
+
+
+def _tabulated(run: _Run, normed: Tensor, letter: str) -> Tensor:
+    """q, k or v of the first block, a row per (position, token)."""
+    heads = layers.project_heads(run.params, run.config, 0, letter, normed)
+    return rearrange(heads, "... pos token head e -> ... (pos token) (head e)")
+
+
+def _gathered(run: _Run, flat: Tensor, wanted: Tensor) -> Tensor:
+    """Some rows of such a table, split into heads."""
+    gathered = layers.gather_rows(flat, wanted)
+    return rearrange(gathered, "... (head e) -> ... head e", head=run.config.n_heads)
 
 
 def _one_question(asking: Tensor) -> bool:
