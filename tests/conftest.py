@@ -1,14 +1,29 @@
-"""One thread for every test: their tensors are tiny, and a second thread would only wait."""
+"""How the tests run: by files in two processes, each with one thread, for their tensors are tiny.
 
-from collections.abc import Iterator
+A second thread would only wait, and so it does in numpy and in the processes that tests start;
+hence the environment, which is read when torch and numpy are imported. A file keeps to one
+process, which makes its fixtures once. A file that is asked for alone starts sooner without a
+second process. `-n 0` keeps everything in one; any other `-n` is taken as it is.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
-import torch
+
+for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[threads] = "1"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Set the options of pytest-xdist, which reads them next; without it there is one process."""
+    if not config.pluginmanager.has_plugin("xdist") or hasattr(config, "workerinput"):
+        return  # a worker that started workers would never end starting them
+    option = config.option
+    folders = [name for name in config.args if Path(name).is_dir()]
+    if option.numprocesses is None and folders and not option.usepdb:
+        option.numprocesses = min(2, os.cpu_count() or 1)
+    if option.numprocesses and option.dist == "no":
+        option.dist = "loadfile"
+    option.loadscopereorder = False  # files with many tests are not the long ones

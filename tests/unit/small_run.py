@@ -1,5 +1,6 @@
 """A small network, and a trainer in miniature that records it: what the run tests share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,3 +67,16 @@ def stop_after(path: Path, step: int) -> None:
 
     with pytest.raises(Stop):
         train(path, after_commit=stop)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk protects from power cuts, which no test here makes."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "run"
+    train(path)
+    return path

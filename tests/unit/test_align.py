@@ -1,65 +1,35 @@
-"""Counterfactuals, interchange, the search for subspaces, and steering.
-
-The network added on circles by hand (tests.hand_built) holds operand a at its answer position in
-two known dimensions of the residual stream, so the right subspace is known there.
-"""
+"""Interchange, and the search for subspaces: gradients by differences, subspaces known by hand."""
 
 import itertools
 
 import pytest
 import torch
-from torch import Tensor
 
 from probes.align import Alignment, fit_das
-from probes.counterfactual import Relabelling, counterfactual
 from probes.interchange import (
     InterchangePairs,
-    arbitrary_pairs,
     draw_interchange_pairs,
     interchange,
-    make_pairs,
     probe_subspace,
     random_subspace,
     swapped_right,
 )
 from probes.sites import ProbeSite, make_sites
-from probes.steer import steer
 from probes.subspace_search import Plan, loss_and_gradient, retract, search, training_pairs
 from probes.upper import upper_networks
-from tests.hand_built import circle_adder
 from tests.reference.networks import random_params
-from workbench.errors import HookError, ProbeError
+from tests.unit.aligned_networks import ADDITION, CIRCLES, MID, SMOOTH, SUBJECT, WEIGHTS, generator
+from workbench.errors import ProbeError
 from workbench.intervene import Intervention, OtherInput, Site, intervene
 from workbench.model_config import ModelConfig
 from workbench.params import init_params
 from workbench.progress import Progress, finish
 from workbench.task import make_task
-from workbench.transformer import forward
 
-CIRCLES = make_task(
-    "modular_addition", {"p": 13, "equals_token": False, "separate_vocabularies": True}
-)
-SUBJECT = circle_adder(CIRCLES, [1], [20.0])
-MID = ProbeSite(hook="blocks.0.hook_resid_mid", position=1)
 HOLDS_A = torch.eye(10, dtype=torch.float64)[4:6]
 HOLDS_B = torch.eye(10, dtype=torch.float64)[6:8]
 
-ADDITION = make_task("modular_addition", {"p": 5})
-SMOOTH = ModelConfig(
-    n_layers=2,
-    n_heads=2,
-    d_model=6,
-    d_head=6,
-    d_mlp=6,
-    d_vocab=6,
-    d_vocab_out=5,
-    n_ctx=3,
-    act_fn="gelu",
-    normalization="LN",
-    attn_biases=True,
-)
-"""Every hook holds six numbers, and the loss has no kinks."""
-WEIGHTS = random_params(SMOOTH, 3)
+
 EVERYWHERE = [
     "hook_embed",
     "blocks.0.hook_resid_pre",
@@ -76,114 +46,6 @@ EVERYWHERE = [
     "blocks.1.hook_mlp_out",
     "blocks.1.hook_resid_post",
 ]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-# ---------------------------------------------------------------------- counterfactuals
-
-
-@pytest.mark.parametrize(
-    ("name", "variable", "rule"),
-    [
-        ("modular_addition", "a", lambda a, b, c, d: c + b),
-        ("modular_addition", "b", lambda a, b, c, d: a + d),
-        ("modular_addition", "sum", lambda a, b, c, d: c + d),
-        ("modular_addition", "answer", lambda a, b, c, d: c + d),
-        ("modular_subtraction", "b", lambda a, b, c, d: a - d),
-        ("modular_multiplication", "log_a", lambda a, b, c, d: c * b),
-        ("modular_division", "inverse_b", lambda a, b, c, d: a * pow(d, -1, 7)),
-        ("modular_square_plus", "a_squared", lambda a, b, c, d: c * c + b),
-        ("modular_square_plus", "b", lambda a, b, c, d: a * a + d),
-        ("modular_square_difference", "minus_b_squared", lambda a, b, c, d: a * a - d * d),
-        ("modular_square_difference", "a_plus_b", lambda a, b, c, d: (c + d) * (a - b)),
-        ("modular_square_difference", "a_minus_b", lambda a, b, c, d: (a + b) * (c - d)),
-    ],
-)
-def test_modular_counterfactuals(name, variable, rule):
-    task = make_task(name, {"p": 7})
-    base, source = task.domain(), task.domain().flip(0).roll(5, 0)
-    wanted = [
-        rule(a, b, c, d) % 7 for (a, b), (c, d) in zip(base.tolist(), source.tolist(), strict=True)
-    ]
-    assert counterfactual(task, variable, base, source)[:, 0].tolist() == wanted
-
-
-@pytest.mark.parametrize("order", ["least_significant_first", "most_significant_first"])
-@pytest.mark.parametrize(
-    ("variable", "wanted"),
-    [  # 57 + 68 = 125 is the base; 91 + 23 = 114 the source
-        ("a", 91 + 68),
-        ("b_1", 57 + 28),
-        ("a_0", 51 + 68),
-        ("sum", 114),
-        ("digit_sum_0", 114),  # ones 1 + 3 = 4: no carry, tens 5 + 6 = 11
-        ("carry_1", 115),  # ones stay 5; no carry: tens 5 + 6 = 11
-        ("carry_2", 125),  # both carry out of the tens
-        ("answer_0", 124),
-    ],
-)
-def test_digit_counterfactuals(variable, wanted, order):
-    task = make_task("digit_addition", {"n_digits": 2, "answer_order": order})
-    found = counterfactual(task, variable, torch.tensor([[57, 68]]), torch.tensor([[91, 23]]))
-    assert task.answer_text(found) == [str(wanted)]
-
-
-def test_a_carry_travels_on():
-    """With a carry into the ones' neighbour, 44 + 55 becomes 109: 9 stays, 4 + 5 + 1 = 10."""
-    task = make_task("digit_addition", {"n_digits": 2})
-    found = counterfactual(task, "carry_1", torch.tensor([[44, 55]]), torch.tensor([[8, 8]]))
-    assert task.answer_text(found) == ["109"]
-
-
-def test_what_has_no_counterfactual_is_refused():
-    domain = ADDITION.domain()
-    with pytest.raises(ProbeError, match="another wraps is not defined"):
-        counterfactual(ADDITION, "wraps", domain, domain)
-    with pytest.raises(ProbeError, match="did you mean 'sum'"):
-        counterfactual(ADDITION, "summ", domain, domain)
-    with pytest.raises(ProbeError, match="row by row"):
-        make_pairs(ADDITION, "a", domain, domain[:3])
-    with pytest.raises(ProbeError, match="answer tokens"):
-        make_pairs(ADDITION, "a", domain, domain, scored=[1])
-    with pytest.raises(ProbeError, match="too few pairs"):
-        draw_interchange_pairs(ADDITION, "a", domain[:2], 5, generator())
-
-
-def test_pairs_differ_and_come_from_the_inputs_given():
-    inputs = ADDITION.domain()[::2]
-    pairs = draw_interchange_pairs(ADDITION, "a", inputs, 200, generator())
-    assert len(pairs) == 200
-    assert bool((pairs.answer != ADDITION.solve(pairs.base)).all())
-    known = {tuple(row) for row in inputs.tolist()}
-    assert {tuple(row) for row in pairs.base.tolist() + pairs.source.tolist()} <= known
-
-
-def test_arbitrary_function_moves_every_value_and_is_used_for_the_answer():
-    relabelling = Relabelling.draw(ADDITION, "a", ADDITION.domain(), generator())
-    moved = relabelling.apply(torch.arange(5))[:, 0]
-    assert sorted(moved.tolist()) == [0, 1, 2, 3, 4]
-    assert not bool((moved == torch.arange(5)).any())
-    pairs = make_pairs(ADDITION, "a", ADDITION.domain(), ADDITION.domain().roll(7, 0))
-    control = arbitrary_pairs(pairs, relabelling, generator(1))
-    assert torch.equal(control.answer[:, 0], (moved[control.source[:, 0]] + control.base[:, 1]) % 5)
-
-
-def test_a_variable_of_two_values_has_control_pairs():
-    """Pairs chosen to differ always flip the carry; flipped again, none would ask for a change."""
-    task = make_task("digit_addition", {"n_digits": 1})
-    domain = task.domain()
-    pairs = draw_interchange_pairs(task, "carry_1", domain, 60, generator(), scored=[1])
-    carry = [task.variables(side)["carry_1"] for side in (pairs.base, pairs.source)]
-    assert torch.equal(carry[0], 1 - carry[1])
-    relabelling = Relabelling.draw(task, "carry_1", domain, generator())
-    control = arbitrary_pairs(pairs, relabelling, generator(1))
-    flipped = 1 - task.variables(control.source)["carry_1"]
-    assert torch.equal(control.answer[:, 1], flipped)
-    assert torch.equal(control.differ, flipped != carry[0])
-    assert 10 < int(control.differ.sum()) < 50  # half of 60 expected, deviation 3.9
 
 
 # ---------------------------------------------------------------------- interchange
@@ -430,78 +292,6 @@ def test_a_search_that_cannot_be_is_refused(change, message):
     given = {"variable": "a", "sites": [site], "ranks": [2], "seeds": [0], "steps": 2, **change}
     with pytest.raises(ProbeError, match=message):
         finish(fit_das(WEIGHTS, SMOOTH, ADDITION, **given))
-
-
-# ---------------------------------------------------------------------- steering
-
-
-def test_steering_is_adding_the_direction():
-    site = ProbeSite(hook="blocks.0.hook_resid_post", position=2)
-    direction = torch.randn(6, generator=generator(2), dtype=torch.float64)
-    inputs, amounts = ADDITION.domain(), (0.0, 1.5)
-    found = steer(WEIGHTS, SMOOTH, ADDITION, site, direction, amounts, inputs, n_random=2)
-    assert found.steered.shape == (4, 2, 25, 1)
-    assert not bool(found.changed()[:, 0].any())
-    for i, sign in enumerate((1, -1)):
-
-        def add(x: Tensor, sign: int = sign) -> Tensor:
-            moved = x.clone()
-            moved[:, 2] += sign * 1.5 * direction
-            return moved
-
-        edits = {site.hook: add}
-        logits = forward(WEIGHTS, ADDITION.encode(inputs), SMOOTH, edits=edits).logits
-        assert torch.equal(found.steered[i, 1, :, 0], logits[:, 2].argmax(-1))
-    changed = found.changed()
-    assert found.share(1, of=changed).n == 25 and found.random(1, of=changed).n == 50
-    assert torch.equal(found.against(1, of=changed).right, changed[1, 1])
-    with pytest.raises(ProbeError, match="no target"):
-        found.reached()
-
-
-def test_steering_far_along_a_class_reaches_it():
-    """At the end the logit of c is cos w(c - x) for what the last two dimensions hold."""
-    site = ProbeSite(hook="blocks.0.hook_resid_post", position=1)
-    towards = SUBJECT.params["unembed.W_U"][:, 4]
-    inputs = CIRCLES.domain()
-    target = torch.full((len(inputs), 1), 4)
-    found = steer(
-        SUBJECT.params,
-        SUBJECT.config,
-        CIRCLES,
-        site,
-        towards,
-        [0.0, 1e3],
-        inputs,
-        target=target,
-        n_random=39,
-    )
-    reached = found.reached()
-    assert found.share(1, of=reached).value == 1.0
-    assert found.against(1, of=reached).value == 0.0
-    # A random direction leads to a random one of 13 answers: 3 of 39 expected, deviation 1.7.
-    assert found.random(1, of=reached).value < 10 / 39
-    assert torch.equal(reached[0, 0], CIRCLES.solve(inputs)[:, 0] == 4)
-    assert torch.equal(found.movable(), ~reached[0, 0])
-
-
-def test_steering_that_cannot_be_is_refused():
-    site, inputs = ProbeSite(hook="blocks.0.hook_resid_post", position=2), ADDITION.domain()
-    one = torch.ones(6, dtype=torch.float64)
-    with pytest.raises(ProbeError, match="5 numbers"):
-        steer(WEIGHTS, SMOOTH, ADDITION, site, one[:5], [1.0], inputs)
-    with pytest.raises(ProbeError, match="zero or not finite"):
-        steer(WEIGHTS, SMOOTH, ADDITION, site, 0 * one, [1.0], inputs)
-    with pytest.raises(ProbeError, match="at least one"):
-        steer(WEIGHTS, SMOOTH, ADDITION, site, one, [], inputs)
-    with pytest.raises(ProbeError, match="targets"):
-        steer(WEIGHTS, SMOOTH, ADDITION, site, one, [1.0], inputs, target=torch.ones(2, 1).long())
-    away = ProbeSite(hook="blocks.5.hook_resid_post", position=2)
-    with pytest.raises(HookError, match="hook_resid_post"):
-        steer(WEIGHTS, SMOOTH, ADDITION, away, one, [1.0], inputs)
-
-
-# ---------------------------------------------------------------------- helpers
 
 
 def measured(sites, pairs, bases, params=WEIGHTS, config=SMOOTH):

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from apps import cli
+from apps.recording import explanation_document
 from tests.published import PUBLISHED, needs_published
+from workbench.records import read_records
+from workbench.run import open_run
 from workbench.version import __version__
 
 SMALL = ["--set", "p=7", "--set", "d_model=16", "--set", "d_head=4", "--set", "d_mlp=32"]
@@ -96,16 +99,22 @@ def test_explain_prints_exactly_one_object_and_writes_a_report(run, tmp_path: Pa
     }  # fmt: skip
     for finding in document["findings"]:
         assert {"id", "claim", "value", "n", "interval", "controls", "verdict"} <= set(finding)
-    folder = tmp_path / document["run"]
-    assert json.loads((folder / "explanation.json").read_text()) == document
-    page = (folder / "report.html").read_text()
+    assert recorded(document["run"]) == document
+    page = (tmp_path / document["run"] / "report.html").read_text()
     assert page.lower().startswith("<!doctype html>")
     again = run("report", document["run"], "-o", "again.html")
     assert again.status == 0 and (tmp_path / "again.html").read_text() == page
 
 
+def recorded(name: str, step: int | None = None) -> object:
+    """The explanation that lies beside a run, as it was printed."""
+    run = open_run(name)
+    (record,) = read_records(run, run.steps[-1] if step is None else step)
+    return json.loads(json.dumps(explanation_document(run, record, [])))
+
+
 def test_explain_says_so_where_no_mechanism_is_known(run, monkeypatch) -> None:
-    monkeypatch.setattr("apps.explain.mechanism_for", lambda task: None)
+    monkeypatch.setattr("circuits.analyses.mechanism.mechanism_for", lambda task: None)
     settings = ["--set", "n_digits=1", "--set", "steps=2", "--set", "d_model=16", "--quiet"]
     said = run("explain", "digit_addition", *settings, "--set", "d_head=4", "--json")
     document = json.loads(said.out)
@@ -122,7 +131,7 @@ def test_published_networks_are_explained_from_their_folders(run) -> None:
         "f5dh675z97": ("not identified", set()),
     }
     for name, (verdict, keys) in expected.items():
-        said = run("explain", str(PUBLISHED / name), "--draws", "5", "--quiet", "--json")
+        said = run("explain", str(PUBLISHED / name), "--draws", "2", "--quiet", "--json")
         assert said.status == 0, said.err
         document = json.loads(said.out)
         assert (document["verdict"], set(document["key_frequencies"])) == (verdict, keys)
@@ -238,11 +247,13 @@ def test_explaining_an_early_checkpoint_leaves_the_explanation_of_the_last(
 ) -> None:
     document = json.loads(run("explain", "modular_addition", *SMALL, "--draws", "2", "--json").out)
     folder = tmp_path / document["run"]
-    before = (folder / "explanation.json").read_bytes()
+    before = (folder / "report.html").read_bytes()
     early = json.loads(run("explain", document["run"], "--step", "0", "--draws", "2", "--json").out)
     assert early["step"] == 0 and early["weights_sha256"] != document["weights_sha256"]
-    assert (folder / "explanation.json").read_bytes() == before
-    assert json.loads((folder / "step-000000" / "explanation.json").read_text()) == early
+    assert recorded(document["run"]) == document
+    assert recorded(document["run"], step=0) == early
+    assert (folder / "report.html").read_bytes() == before
+    assert early["weights_sha256"][:12] in (folder / "step-000000" / "report.html").read_text()
 
 
 def test_a_network_without_an_mlp_is_explained_without_a_word_on_standard_error(run) -> None:

@@ -41,7 +41,7 @@ TASK = DigitAddition(n_digits=2)
 @pytest.fixture(scope="module")
 def subject() -> Subject:
     """Two-digit addition, learned."""
-    recipe = replace(DIGITS, steps=400, lr=((0, 0.0), (30, 5e-3), (400, 0.0)))
+    recipe = replace(DIGITS, steps=300, lr=((0, 0.0), (30, 8e-3), (300, 0.0)))
     config = default_model(TASK)
     for snapshot in fit(TASK, config, recipe, [0], device=torch.device("cpu")):
         last = snapshot

@@ -133,7 +133,11 @@ def test_processes_that_die_every_time_are_one_clear_error(script: Path, tmp_pat
         run(plan_of(script), tmp_path / "x", Losing())
 
 
-def test_each_process_has_one_thread_and_its_own_device(script: Path, tmp_path: Path) -> None:
+def test_each_process_has_one_thread_and_its_own_device(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(threads, "2")  # what they would have of themselves
     plan = Plan(
         name="x",
         compute=f"{script}:surroundings",

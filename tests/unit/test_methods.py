@@ -287,12 +287,15 @@ def test_chunks_of_pairs_change_nothing(
     method: str, per_position: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = problem(5, per_position=per_position)
-    expected = finish(methods.get(method)().score(made)).values
+    # Integrals of few steps: a rough one has as many chunks as a fine one.
+    chosen = methods.get(method)
+    how = chosen(tolerance=0.05) if issubclass(chosen, IntegratedMethod) else chosen()
+    expected = finish(how.score(made)).values
     nodes = node_attribution(made)
     monkeypatch.setattr(edge_attribution, "CPU_BUDGET", 1)
     chunks = edge_attribution.chunks_of_rows(made, len, n_cells=1)
     assert [n for _, n in chunks] == [1, 1, 1]
-    assert_close(finish(methods.get(method)().score(made)).values, expected)
+    assert_close(finish(how.score(made)).values, expected)
     assert_close(node_attribution(made), nodes)
 
 

@@ -1,16 +1,10 @@
-"""Training into run directories: stopped at any moment, it goes on to the same bits."""
+"""Training into run directories: what is written, what goes wrong, what is told of it."""
 
-import contextlib
-import errno
-import functools
-import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,92 +13,29 @@ import torch
 
 import workbench.train
 import workbench.training
-from tests.unit.small_run import files_of
-from tests.unit.small_training import (
-    ADDITION,
-    CPU,
-    DIGITS,
-    histories,
-    network,
-    recipe,
-    sampled,
-    trained,
+from tests.unit.recorded_training import (
+    SEEDS,
+    contents,
+    finish,
+    path_of,
+    rows,
+    stamps,
+    start,
+    stop_after,
 )
+from tests.unit.recorded_training import committing_often as committing_often
+from tests.unit.recorded_training import no_waiting as no_waiting
+from tests.unit.small_run import files_of
+from tests.unit.small_training import ADDITION, DIGITS, histories, network, recipe, trained
 from workbench import config
 from workbench.errors import ConfigError, RunError, TrainingError
-from workbench.recipe import Recipe, kept_steps
-from workbench.run import Run, open_run
+from workbench.recipe import kept_steps
+from workbench.run import open_run
 from workbench.run_writer import RunWriter
-from workbench.task import Task
 from workbench.train import Metrics
-from workbench.training import Outcome, TrainingProgress, outcome_of, run_name, train_runs
+from workbench.training import Outcome, outcome_of, run_name
 
 REPOSITORY = Path(__file__).parents[2]
-SEEDS = [0, 5]
-EARLY = recipe(steps=40, stop_train_loss=1.6, stop_sustained=2, evaluate_every=4)
-"""Seeds 0 and 5 stop at different steps, before the last."""
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for the disk protects from power cuts, which no test here makes."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture(autouse=True)
-def committing_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every evaluation, so that a kill may fall between any two commits."""
-    monkeypatch.setattr(workbench.training, "COMMIT_SECONDS", 0.0)
-
-
-Training = Generator[TrainingProgress, None, list[Outcome]]
-
-
-def start(runs: Path, how: Recipe, seeds: Sequence[int] = SEEDS, task: Task = ADDITION) -> Training:
-    return train_runs(task, network(task), how, seeds, runs=runs, device=CPU)
-
-
-def finish(training: Training) -> list[Outcome]:
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            return list(end.value)
-
-
-def stop_after(n_yields: int, training: Training) -> bool:
-    """Close a training after so many yields; False where it had ended by then."""
-    with contextlib.closing(training):
-        for _ in range(n_yields):
-            if next(training, None) is None:
-                return False
-    return True
-
-
-def path_of(runs: Path, how: Recipe, seed: int, task: Task = ADDITION) -> Path:
-    return runs / run_name(task, network(task), how, seed)
-
-
-def rows(run: Run) -> list[dict[str, Any]]:
-    """Metrics but for the time they took."""
-    return [{key: row[key] for key in row if key != "seconds"} for row in run.metrics()]
-
-
-def contents(runs: Path) -> dict[str, Any]:
-    """What a training left: every byte, save that metrics (and digests) go without seconds."""
-    found: dict[str, Any] = {}
-    for path in sorted(runs.iterdir()):
-        run = open_run(path)
-        for name, data in files_of(path).items():
-            if name not in ("metrics.jsonl", "manifest.json"):
-                found[f"{path.name}/{name}"] = data
-        found[path.name] = (rows(run), run.complete, run.stopped, sorted(run.manifest.files))
-    return found
-
-
-def stamps(runs: Path) -> dict[str, tuple[int, bytes]]:
-    files = (file for file in runs.rglob("*") if file.is_file())
-    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 # ---------------------------------------------------------------------- what is written
@@ -180,164 +111,6 @@ def test_training_that_cannot_begin_leaves_no_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set batch_size="):
         finish(start(tmp_path, recipe(), task=DIGITS))
     assert list(tmp_path.iterdir()) == []
-
-
-# ---------------------------------------------------------------------- stopped and resumed
-
-
-@pytest.mark.parametrize(
-    ("task", "how"),
-    [(ADDITION, recipe(batch_size=8)), (DIGITS, sampled()), (ADDITION, EARLY)],
-    ids=["minibatches", "sampled", "early stop"],
-)
-def test_stopped_at_any_snapshot_it_ends_the_same(task: Task, how: Recipe, tmp_path: Path) -> None:
-    """Stopped twice: at snapshot k, and at the one after the first of the resumed training."""
-    finish(start(tmp_path / "whole", how, task=task))
-    whole, k = contents(tmp_path / "whole"), 0
-    while stop_after(k := k + 1, start(tmp_path / str(k), how, task=task)):
-        stop_after(2, start(tmp_path / str(k), how, task=task))
-        finish(start(tmp_path / str(k), how, task=task))
-        assert contents(tmp_path / str(k)) == whole
-        shutil.rmtree(tmp_path / str(k))
-    assert k > 5
-
-
-def test_the_early_stop_is_one(tmp_path: Path) -> None:
-    """The recipe of the tests around does stop seeds early, each at its own step."""
-    steps = [outcome.steps for outcome in finish(start(tmp_path, EARLY))]
-    assert len(set(steps)) == 2 and max(steps) < EARLY.steps
-
-
-def test_commits_may_be_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluations since the last commit are forgotten, and made again."""
-    how = recipe(evaluate_every=2)
-    finish(start(tmp_path / "whole", how))
-    monkeypatch.setattr(workbench.training, "COMMIT_SECONDS", 1e9)
-    stop_after(6, start(tmp_path / "stopped", how))
-    assert [row["step"] for row in open_run(path_of(tmp_path / "stopped", how, 0)).metrics()] == [0]
-    finish(start(tmp_path / "stopped", how))
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
-
-
-class Stop(BaseException):
-    """Stands for a kill at one place in the program."""
-
-
-def stop_at_call(
-    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, at: int, error: BaseException
-) -> None:
-    """Make the call number `at` (from 0) of a function fail, once, before it does anything."""
-    real, calls = getattr(where, name), itertools.count()
-
-    def broken(*args: Any, **options: Any) -> Any:
-        if next(calls) == at:
-            raise error
-        return real(*args, **options)
-
-    monkeypatch.setattr(where, name, broken)
-
-
-def test_killed_between_the_commits_of_two_seeds(tmp_path: Path) -> None:
-    finish(start(tmp_path / "whole", EARLY))
-    whole, k, uneven = contents(tmp_path / "whole"), 0, 0
-    while True:
-        runs = tmp_path / str(k)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            stop_at_call(monkeypatch, RunWriter, "commit", k, Stop())
-            try:
-                finish(start(runs, EARLY))
-                break
-            except Stop:
-                k += 1
-        states = [open_run(path).manifest.steps("resume") for path in runs.iterdir()]
-        uneven += len(set(map(tuple, states))) > 1
-        finish(start(runs, EARLY))
-        assert contents(runs) == whole
-        shutil.rmtree(runs)
-    assert k > 8 and uneven >= k // 2
-
-
-def test_seeds_at_different_commits_go_on_together_from_the_newest_they_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed when seed 0 has committed step 10 and seed 5 has not; time is not counted twice."""
-    clock(monkeypatch)
-    with pytest.MonkeyPatch.context() as broken:
-        stop_at_call(broken, RunWriter, "commit", 5, Stop())
-        with pytest.raises(Stop):
-            finish(start(tmp_path, recipe()))
-    paths = [path_of(tmp_path, recipe(), seed) for seed in SEEDS]
-    assert [open_run(path).manifest.steps("resume") for path in paths] == [[5, 10], [0, 5]]
-    training = start(tmp_path, recipe())
-    first = next(training)
-    assert (first.step, first.seeds) == (10, (0, 5))
-    finish(training)
-    for path in paths:
-        assert [row["seconds"] for row in open_run(path).metrics()] == [0.5, 1.0, 1.5, 2.0, 2.5]
-
-
-@pytest.mark.parametrize("at", [0, 6, 13, 19])
-def test_ctrl_c_inside_a_step(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish(start(tmp_path / "whole", recipe()))
-    with monkeypatch.context() as broken:
-        stop_at_call(broken, workbench.train, "adamw", at, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt):
-            finish(start(tmp_path / "stopped", recipe()))
-    run = open_run(path_of(tmp_path / "stopped", recipe(), 0))
-    assert not run.complete and run.metrics()[-1]["step"] == at // 5 * 5
-    finish(start(tmp_path / "stopped", recipe()))
-    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
-
-
-def test_a_full_disk_says_so_and_can_be_resumed(tmp_path: Path) -> None:
-    """From every third of the writes on; half of it reaches the disk."""
-    how = recipe(steps=10)
-    finish(start(tmp_path / "whole", how))
-    whole, at = contents(tmp_path / "whole"), 1
-    while True:
-        runs = tmp_path / str(at)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            full = functools.partial(half_written, os.pwrite, itertools.count(1), at)
-            monkeypatch.setattr(os, "pwrite", full)
-            try:
-                finish(start(runs, how))
-                break
-            except RunError as error:
-                assert "no space left on device; free some space and run the same" in str(error)
-                assert "\n" not in str(error)
-        finish(start(runs, how))
-        assert contents(runs) == whole
-        shutil.rmtree(runs)
-        at += 3
-    assert at > 20
-
-
-def half_written(
-    real: Callable[..., int], calls: Iterator[int], at: int, descriptor: int, data: Any, offset: int
-) -> int:
-    """`os.pwrite` on a disk that is full from call `at` on."""
-    if next(calls) < at:
-        return real(descriptor, data, offset)
-    real(descriptor, data[: len(data) // 2], offset)
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ticks once per look, so that every evaluation costs two seeds half a second each."""
-    ticks = itertools.count()
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
-
-
-def test_seconds_go_on_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock(monkeypatch)
-    stop_after(3, start(tmp_path, recipe()))
-    training = start(tmp_path, recipe())
-    assert next(training).step == 15  # after the newest state there is
-    outcomes = finish(training)
-    for seed, outcome in zip(SEEDS, outcomes, strict=True):
-        seconds = [row["seconds"] for row in open_run(path_of(tmp_path, recipe(), seed)).metrics()]
-        assert seconds == [0.5, 1.0, 1.5, 2.0, 2.5]
-        assert outcome.seconds == 2.5
 
 
 # ---------------------------------------------------------------------- several processes

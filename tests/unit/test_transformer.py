@@ -11,66 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.errors import HookError, TaskError, WeightsError
-from workbench.model_config import ModelConfig, n_params, param_shapes
-from workbench.params import Params, check_params, init_params, stack, unstack
+from tests.unit.paper_networks import (
+    ONE_HEAD,
+    SMALL,
+    TOKENS,
+    assert_close,
+    numbers,
+    one_head,
+    random_params,
+    zeros,
+)
+from workbench.errors import HookError, TaskError
+from workbench.model_config import ModelConfig, param_shapes
+from workbench.params import Params, stack
 from workbench.transformer import forward, hook_names
 from workbench.writers import residual_writers
-
-REFERENCE = ModelConfig(
-    n_layers=1, n_heads=4, d_model=128, d_head=32, d_mlp=512, d_vocab=114, d_vocab_out=114, n_ctx=3
-)
-
-SMALL = ModelConfig(
-    n_layers=2,
-    n_heads=2,
-    d_model=6,
-    d_head=3,
-    d_mlp=8,
-    d_vocab=5,
-    d_vocab_out=4,
-    n_ctx=4,
-    attn_biases=True,
-)
-
-
-def numbers(*values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def assert_close(ours: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
-
-
-def zeros(config: ModelConfig) -> Params:
-    return {name: torch.zeros(s, dtype=torch.float64) for name, s in param_shapes(config).items()}
-
-
-def random_params(config: ModelConfig, seed: int = 0) -> Params:
-    """Fresh parameters with noise on top, so that no bias is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    params = init_params(config, generator)
-    noise = {name: torch.randn(p.shape, generator=generator) for name, p in params.items()}
-    return {name: p.double() + 0.1 * noise[name] for name, p in params.items()}
-
-
-ONE_HEAD = ModelConfig(
-    n_layers=1, n_heads=1, d_model=2, d_head=1, d_mlp=0, d_vocab=2, d_vocab_out=2, n_ctx=2
-)
-TOKENS = torch.tensor([[0, 1]])
-
-
-def one_head() -> Params:
-    """Token 1 asks, token 0 answers with score ln 3; values are 4 and 8; the head writes (1, 2)."""
-    return zeros(ONE_HEAD) | {
-        "embed.W_E": numbers([1, 0], [0, 1]),
-        "blocks.0.attn.W_Q": numbers([[0], [1]]),
-        "blocks.0.attn.W_K": numbers([[math.log(3)], [0]]),
-        "blocks.0.attn.W_V": numbers([[4], [8]]),
-        "blocks.0.attn.W_O": numbers([[1, 2]]),
-        "unembed.W_U": numbers([1, 0], [0, 1]),
-    }
-
 
 # Each row: attention direction, rate, the pattern, and the head's z at both positions. Position 0
 # asks nothing (query 0), so that its scores tie; position 1 has scores (ln 3, 0).
@@ -291,74 +246,6 @@ def test_residual_writers_on_paper() -> None:
     assert names == ["embed", "pos_embed", "a0.h0", "a0.bias"]
     assert_close(written[:, 0, 0], numbers([1, 0], [0, 1], [12, 24], [7, 0]))
     assert_close(written[:, 0, 1], numbers([0, 1], [0, 2], [18, 36], [7, 0]))
-
-
-def test_stack_and_unstack() -> None:
-    networks = [random_params(SMALL, seed) for seed in range(3)]
-    for own, back in zip(networks, unstack(stack(networks)), strict=True):
-        assert own.keys() == back.keys()
-        assert all(torch.equal(own[name], back[name]) for name in own)
-
-
-def test_n_params_of_the_reference_network() -> None:
-    assert n_params(REFERENCE) == 226_816
-
-
-def test_init_statistics() -> None:
-    """Mean and deviation within five standard errors; biases zero; LayerNorm the identity."""
-    config = replace(REFERENCE, normalization="LN", attn_biases=True, unembed_bias=True)
-    params = init_params(config, torch.Generator().manual_seed(0), scale=0.8)
-    assert {name: tuple(p.shape) for name, p in params.items()} == param_shapes(config)
-    std = 0.8 / math.sqrt(128)
-    for name, parameter in params.items():
-        assert parameter.dtype == torch.float32
-        leaf = name.rsplit(".", 1)[1]
-        if leaf == "w":
-            assert (parameter == 1).all()
-        elif leaf.startswith("b"):
-            assert (parameter == 0).all()
-        else:
-            n = parameter.numel()
-            assert abs(float(parameter.mean())) < 5 * std / math.sqrt(n), name
-            assert abs(float(parameter.std()) / std - 1) < 5 / math.sqrt(2 * n), name
-
-
-def test_a_seed_is_a_network() -> None:
-    def draw(seed: int) -> Params:
-        return init_params(SMALL, torch.Generator().manual_seed(seed))
-
-    with torch.random.fork_rng(devices=[]):
-        first = draw(3)
-        torch.rand(7)  # moves the global generator, which must not matter
-        state = torch.get_rng_state()
-        again = draw(3)
-        assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not any(torch.equal(first[name], draw(4)[name]) for name in first if ".W_" in name)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"embed.W_E": None}, r"missing \['embed.W_E'\], unexpected none"),
-        ({"ln_final.w": torch.ones(2)}, r"missing none, unexpected \['ln_final.w'\]"),
-        ({"unembed.W_U": torch.zeros(2, 3)}, r"unembed.W_U: shape \[2, 3\], .* \[2, 2\]"),
-        ({"unembed.W_U": torch.zeros(2, 2, dtype=torch.float16)}, "float16; convert to float32"),
-        ({"unembed.W_U": torch.zeros(2, 2)}, "float32 beside torch.float64 of embed.W_E"),
-        ({"unembed.W_U": numbers([1, math.nan], [0, 0])}, "unembed.W_U: NaN or Inf inside"),
-        ({"unembed.W_U": numbers([1, math.inf], [0, 0])}, "unembed.W_U: NaN or Inf inside"),
-    ],
-)
-def test_check_params(change: dict[str, Tensor | None], message: str) -> None:
-    changed = {**one_head(), **change}
-    params = {name: tensor for name, tensor in changed.items() if tensor is not None}
-    with pytest.raises(WeightsError, match=message):
-        check_params(params, ONE_HEAD)
-
-
-def test_check_params_accepts_what_fits() -> None:
-    check_params(one_head(), ONE_HEAD)
-    check_params(init_params(REFERENCE, torch.Generator().manual_seed(0)), REFERENCE)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
