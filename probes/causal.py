@@ -99,24 +99,33 @@ def erase_and_ask(
     identity = AffineMap(torch.eye(design.width), torch.zeros(design.width))
     right = answers_under(subject, inputs, [*maps, (sites[0], identity)])
     intact, erased = right[-1], right[:-1]
-    random, control = [], []
-    for i, site in enumerate(sites):
-        alone = Design(design.x[i : i + 1], design.weights, grain=design.grain)
-        ask = partial(_ask, subject, inputs, site)
-        draws = _random_erasers(alone, rank[i], n_random, generator.clone_state(), eraser)
-        screened = min(SCREENING, n_random) if bool(comparable[i]) else 0
-        found, telling = ask(draws, range(screened)), erased[i].double().mean()
-        if screened and bool(telling < found.double().mean(-1).min()):
-            found = torch.cat([found, ask(draws, range(screened, n_random))])
-            if controls is None:
-                control.append(found[:0])
-            else:
-                same = _erasers(alone, controls, eraser)
-                control.append(ask(same, range(len(controls.names))))
-        else:
-            control.append(found[:0])
-        random.append(found)
+    draws = [
+        _random_erasers(_alone(design, i), rank[i], n_random, generator.clone_state(), eraser)
+        for i in range(len(sites))
+    ]
+    ask = partial(_ask, subject, inputs)
+    screened = [min(SCREENING, n_random) if few else 0 for few in comparable.tolist()]
+    random = ask(sites, draws, [range(n) for n in screened])
+    dear = [
+        i
+        for i, found in enumerate(random)
+        if screened[i] and bool(erased[i].double().mean() < found.double().mean(-1).min())
+    ]
+    rest = [range(n, n_random) for n in screened]
+    more = ask([sites[i] for i in dear], [draws[i] for i in dear], [rest[i] for i in dear])
+    control = [found[:0] for found in random]
+    for i, found in zip(dear, more, strict=True):
+        random[i] = torch.cat([random[i], found])
+    if controls is not None:
+        every = [range(len(controls.names))] * len(dear)
+        same = [_erasers(_alone(design, i), controls, eraser) for i in dear]
+        for i, found in zip(dear, ask([sites[i] for i in dear], same, every), strict=True):
+            control[i] = found
     return Erased(intact=intact, erased=erased, random=random, control=control, rank=rank)
+
+
+def _alone(design: Design, site: int) -> Design:
+    return Design(design.x[site : site + 1], design.weights, grain=design.grain)
 
 
 def _erasers(design: Design, targets: Targets, how: How) -> Eraser:
@@ -131,9 +140,16 @@ def _random_erasers(
 
 
 def _ask(
-    subject: Subject, inputs: Inputs, site: ProbeSite, eraser: Eraser, draws: Sequence[int]
-) -> Bool[Tensor, "draw n"]:
-    """Which inputs are answered rightly under some maps of one site."""
-    if not draws:
-        return torch.zeros(0, len(inputs), dtype=torch.bool)
-    return answers_under(subject, inputs, [(site, eraser.at(0, 0, draw)) for draw in draws])
+    subject: Subject,
+    inputs: Inputs,
+    sites: Sequence[ProbeSite],
+    erasers: Sequence[Eraser],
+    draws: Sequence[range],
+) -> list[Bool[Tensor, "draw n"]]:
+    """Which inputs are answered rightly under some maps of each site, all asked together."""
+    each = list(zip(sites, erasers, draws, strict=True))
+    maps = [(site, made.at(0, 0, draw)) for site, made, some in each for draw in some]
+    if not maps:
+        return [torch.zeros(0, len(inputs), dtype=torch.bool) for _ in sites]
+    right = answers_under(subject, inputs, maps)
+    return list(torch.split(right, [len(some) for some in draws]))

@@ -1,7 +1,8 @@
 """Fit probes on training inputs, choose their strength on others, and score them on yet others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,12 +10,10 @@ from torch import Tensor
 
 from probes.design import Design, Targets
 from probes.draws import generator_of
-from probes.method import Convergence, Fitted, Probe
+from probes.method import Asked, Convergence, Fitted, Probe, Repeats
+from probes.sites import FEW_ROWS
 from probes.splits import Splits
 from probes.statistics import permutation_p
-
-SCORE_BYTES = 256 * 2**20
-"""Bytes of scores that are alive together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,11 +22,13 @@ class Measured:
 
     fitted: Fitted
     strengths: tuple[float, ...]
-    held_out: Float[Tensor, "strength split site label"]
-    """Accuracy on held-out inputs."""
+    held_out: Float[Tensor, "strength split site 1"]
+    """Accuracy of the first label set on held-out inputs; of the others, see `accuracy`."""
     validation: Float[Tensor, "strength split site label"]
     chosen: Int[Tensor, "split site label"]
     """The strength with the best validation accuracy; of equals, the first."""
+    accuracies: Float[Tensor, "split site label"]
+    """Held-out accuracy at the chosen strength; see `accuracy`."""
     correct: Bool[Tensor, "split site label n"]
     """Which inputs the chosen probe gets right; False where they were not held out."""
     p: Float[Tensor, "split site"] | None
@@ -39,7 +40,7 @@ class Measured:
 
     def accuracy(self) -> Float[Tensor, "split site label"]:
         """Held-out accuracy at the chosen strength."""
-        return self.held_out.gather(0, self.chosen[None])[0]
+        return self.accuracies
 
 
 def measure(
@@ -58,18 +59,20 @@ def measure(
     """
     fitted = probe.fit_many(design, targets, strengths, seed=seed)
     shape = (len(strengths), design.n_splits, design.n_sites, len(targets.names))
-    held_out, validation = (design.x.new_zeros(shape) for _ in range(2))
-    correct = torch.zeros(*shape, design.x.shape[1], dtype=torch.bool, device=design.x.device)
+    validation, held_out = design.x.new_zeros(shape), design.x.new_zeros(*shape[:3], 1)
+    accuracy = torch.empty_like(validation[0])
+    correct = torch.zeros(*shape[1:], design.x.shape[1], dtype=torch.bool, device=design.x.device)
+    chosen, same = validation.long()[0], _same(design.x)
     for split in range(design.n_splits):
-        for s in range(len(strengths)):
-            scored = _correct(fitted, design, targets, s, split, splits.validate[split])
-            validation[s, split] = scored.to(validation).mean(-1) if scored.shape[-1] else 0
-            rows = splits.held_out[split]
-            scored = _correct(fitted, design, targets, s, split, rows)
-            held_out[s, split] = scored.to(held_out).mean(-1)
-            correct[s, split][:, :, rows] = scored
-    chosen = validation.argmax(0)
-    at = chosen[None, ..., None].expand(1, *correct.shape[1:])
+        ask = partial(_ask, fitted, design, targets, same, split)
+        for s, right in enumerate(ask(splits.validate[split], range(len(strengths)))):
+            validation[s, split] = right.to(validation).mean(-1) if right.shape[-1] else 0
+        chosen[split] = validation[:, split].argmax(0)
+        rows = splits.held_out[split]
+        each, right = _held_out(partial(ask, rows), chosen[split], len(strengths))
+        held_out[:, split] = each.to(held_out).mean(-1)
+        correct[split][:, :, rows] = right
+        accuracy[split] = right.to(accuracy).mean(-1)
     p = None
     if n_permutations is not None:
         p = _permutation_p(fitted, design, targets, splits, chosen[..., 0], n_permutations, seed)
@@ -79,29 +82,65 @@ def measure(
         held_out=held_out,
         validation=validation,
         chosen=chosen,
-        correct=correct.gather(0, at)[0],
+        accuracies=accuracy,
+        correct=correct,
         p=p,
     )
 
 
-def _correct(
+def _held_out(
+    ask: Callable[..., list[Tensor]], chosen: Int[Tensor, "site label"], n_strengths: int
+) -> tuple[Bool[Tensor, "strength site 1 m"], Bool[Tensor, "site label m"]]:
+    """What the first label set's probes get right at every strength, and all at the chosen one."""
+    each = torch.stack(ask(range(n_strengths), labels=slice(0, 1)))
+    right = each.gather(0, chosen[None, :, :1, None].expand_as(each[:1]))[0]
+    if chosen.shape[1] > 1:  # labels that mean nothing are asked at their own strength only
+        right = torch.cat([right, *ask([chosen[:, 1:]], labels=slice(1, None))], 1)
+    return each, right
+
+
+def _ask(
     fitted: Fitted,
     design: Design,
     targets: Targets,
-    strength: int,
+    same: Sequence[Tensor | None],
     split: int,
     rows: Bool[Tensor, " n"],
-) -> Bool[Tensor, "site label m"]:
-    """Which of these inputs each probe gets right."""
-    x, truth = design.x[:, rows], targets.classes[:, rows]
-    return torch.cat(
-        [
-            fitted.scores(x, strength=strength, split=split, labels=labels).argmax(-1)
-            == truth[labels]
-            for labels in _label_chunks(x, targets)
-        ],
-        dim=1,
+    strengths: Sequence[int | Int[Tensor, "site label"]],
+    *,
+    labels: slice = slice(None),
+) -> list[Bool[Tensor, "site label m"]]:
+    """Which of these inputs the probes get right, at one choice of strengths after another."""
+    asked = Asked(
+        design.x[:, rows], [first if first is None else _repeats(first[rows]) for first in same]
     )
+    classes = targets.classes[labels, rows]
+    shape = (design.n_sites, len(classes))
+    chosen = [classes.new_full(shape, s) if isinstance(s, int) else s for s in strengths]
+    start = labels.start or 0
+    return [fitted.correct(asked, classes, strengths=s, split=split, first=start) for s in chosen]
+
+
+def _repeats(first: Int[Tensor, " m"]) -> Repeats:
+    shared, of = torch.unique(first, return_inverse=True)
+    each = torch.arange(len(first), device=first.device)
+    rows = torch.zeros_like(shared).scatter_(0, of, each)
+    return Repeats(rows if len(rows) >= FEW_ROWS else rows.repeat(FEW_ROWS), of)
+
+
+def _same(x: Float[Tensor, "site n d"]) -> list[Int[Tensor, " n"] | None]:
+    """An input with the same activation, one for all that share it: a site may have seen no more
+    than one token. None where most activations differ."""
+    weights = torch.arange(1, x.shape[2] + 1, device=x.device).to(x).sqrt()
+    each = torch.arange(x.shape[1], device=x.device)
+    found: list[Tensor | None] = []
+    for vectors in x:
+        # Equal activations have equal sums; whether equal sums are equal activations is looked at.
+        sums, of = torch.unique(vectors @ weights, return_inverse=True)
+        shared = each.new_zeros(len(sums)).scatter_reduce_(0, of, each, "amax")[of]
+        few = 2 * len(sums) <= len(of)
+        found.append(shared if few and torch.equal(vectors[shared], vectors) else None)
+    return found
 
 
 def _permutation_p(
@@ -132,10 +171,3 @@ def _permutation_p(
             n_draws=n_draws,
         ).double()
     return p
-
-
-def _label_chunks(x: Tensor, targets: Targets) -> list[slice]:
-    one = x.element_size() * x.shape[0] * max(x.shape[1], 1) * targets.n_classes
-    step = max(1, SCORE_BYTES // one)
-    n = len(targets.names)
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]

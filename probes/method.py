@@ -11,9 +11,9 @@ label set) at once, from what the `Design` shares; sweeps use it. `fit(X, y)`, `
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
@@ -26,6 +26,11 @@ from workbench.registry import Registry
 
 P = TypeVar("P", bound="Probe")
 
+SCORE_BYTES = 256 * 2**20
+"""Bytes of scores that are alive together."""
+BLOCK_BYTES = 2**20
+"""Bytes of scores made at a time on a CPU, so that its cache holds them until they are read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Convergence:
@@ -37,6 +42,23 @@ class Convergence:
     """Bound or estimate of how far above its minimum that is; 0 for a closed form."""
     converged: Bool[Tensor, "strength split site label"]
     iterations: Int[Tensor, "strength split site label"]
+
+
+class Repeats(NamedTuple):
+    """Inputs that share their activation at a site."""
+
+    rows: Int[Tensor, " u"]
+    """One input for each activation that there is."""
+    of: Int[Tensor, " m"]
+    """Which of these activations each input has."""
+
+
+class Asked(NamedTuple):
+    """What probes are asked about."""
+
+    x: Float[Tensor, "site m d"]
+    repeats: Sequence[Repeats | None]
+    """Of each site; None where most inputs have an activation of their own."""
 
 
 class Fitted(ABC):
@@ -63,6 +85,37 @@ class Fitted(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """What the probes learned, for safetensors; axes `strength split site label ...`."""
 
+    def correct(
+        self,
+        asked: Asked,
+        classes: Int[Tensor, "label m"],
+        *,
+        strengths: Int[Tensor, "site label"],
+        split: int,
+        first: int = 0,
+    ) -> Bool[Tensor, "site label m"]:
+        """Which inputs each probe gets right: of equal scores, the first class is predicted.
+
+        Args:
+            classes: of the label sets from `first` on.
+            strengths: which probe of each site and label set, as an index.
+        """
+        right = torch.zeros(
+            *strengths.shape, classes.shape[1], dtype=torch.bool, device=classes.device
+        )
+        k = max(int(classes.max()) + 1, 2) if classes.numel() else 2
+        one = asked.x.element_size() * asked.x.shape[0] * max(asked.x.shape[1], 1) * k
+        step = max(1, SCORE_BYTES // one)
+        for start in range(0, len(classes), step):
+            here = slice(start, min(start + step, len(classes)))
+            labels = slice(first + here.start, first + here.stop)
+            for strength in torch.unique(strengths[:, here]).tolist():
+                scores = self.scores(asked.x, strength=strength, split=split, labels=labels)
+                found = scores.argmax(-1) == classes[here]
+                wanted = (strengths[:, here] == strength)[..., None]
+                right[:, here] = torch.where(wanted, found, right[:, here])
+        return right
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LinearFitted(Fitted):
@@ -86,8 +139,62 @@ class LinearFitted(Fitted):
         scores = rearrange(x @ flat, "site m (label k) -> site label m k", label=coef.shape[1])
         return scores + self.intercept[strength, split, :, labels, None]
 
+    def correct(
+        self,
+        asked: Asked,
+        classes: Int[Tensor, "label m"],
+        *,
+        strengths: Int[Tensor, "site label"],
+        split: int,
+        first: int = 0,
+    ) -> Bool[Tensor, "site label m"]:
+        right = torch.empty(
+            *strengths.shape, classes.shape[1], dtype=torch.bool, device=classes.device
+        )
+        label = torch.arange(first, first + len(classes), device=strengths.device)
+        for site, (x, repeats) in enumerate(zip(asked.x, asked.repeats, strict=True)):
+            probe = (strengths[site], split, site, label)
+            coef, intercept = self.coef[probe], self.intercept[probe]
+            if repeats is None:
+                right[site] = _right(x, coef, intercept, classes)
+            else:
+                best = torch.cat([s.argmax(-1) for s in _scored(x[repeats.rows], coef, intercept)])
+                right[site] = best[repeats.of].T == classes
+        return right
+
     def tensors(self) -> dict[str, Tensor]:
         return {"coef": self.coef, "intercept": self.intercept}
+
+
+def _scored(
+    x: Float[Tensor, "m d"],
+    coef: Float[Tensor, "label k d"],
+    intercept: Float[Tensor, "label k"],
+) -> Iterator[Float[Tensor, "_ label k"]]:
+    """Scores of some inputs after another."""
+    budget = BLOCK_BYTES if x.device.type == "cpu" else SCORE_BYTES
+    flat = rearrange(coef, "label k d -> d (label k)")
+    step = max(64, budget // (intercept.numel() * x.element_size()))
+    for some in torch.split(x, step):
+        yield (some @ flat).view(-1, *intercept.shape).add_(intercept)
+
+
+def _right(
+    x: Float[Tensor, "m d"],
+    coef: Float[Tensor, "label k d"],
+    intercept: Float[Tensor, "label k"],
+    classes: Int[Tensor, "label m"],
+) -> Bool[Tensor, "label m"]:
+    """Where the own class has the highest score, or is the first of those that have."""
+    right, start = torch.zeros_like(classes, dtype=torch.bool), 0
+    for scores in _scored(x, coef, intercept):
+        own = classes[:, start : start + len(scores)].T
+        # Finding the first of the highest takes several times as long as the highest.
+        below = scores.gather(-1, own[..., None])[..., 0] < scores.amax(-1)
+        row, label = (~below).nonzero().unbind(1)
+        right[label, start + row] = scores[row, label].argmax(-1) == own[row, label]
+        start += len(scores)
+    return right
 
 
 def closed_form(shape: Sequence[int], like: Tensor, objective: Tensor | None = None) -> Convergence:

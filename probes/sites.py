@@ -5,7 +5,7 @@ blocks.0.hook_resid_post@2     blocks.0.attn.hook_z[1]@2
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -19,8 +19,18 @@ from workbench.params import Params
 from workbench.registry import unknown
 from workbench.transformer import forward, hook_names
 
-READ_BYTES = 256 * 2**20
+READ_BYTES = 2**26
 """Bytes of activations that one forward pass may hold while they are read."""
+OWN_TOKEN = (
+    *("hook_embed", "hook_pos_embed", "blocks.0.hook_resid_pre"),
+    *(f"blocks.0.hook_{letter}_input" for letter in "qkv"),
+    *(f"blocks.0.attn.hook_{letter}" for letter in "qkv"),
+)
+"""Hooks that have seen no token but their own."""
+FEW_ROWS = 8
+"""Matrix products with fewer rows may round in another way than those with more."""
+UNREAD = ("unembed.W_U", "unembed.b_U")
+"""Parameters that no hook reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -111,28 +121,99 @@ def read_activations(
     if len(set(widths.values())) != 1:
         listed = ", ".join(f"{site} ({width})" for site, width in list(widths.items())[:4])
         raise ProbeError(f"sites of one width go together, got {listed or 'none'}; read them apart")
-    hooks = sorted({site.hook for site in sites})
     dtype = dtype or params["embed.W_E"].dtype
     made = torch.empty(
         len(sites), len(tokens), next(iter(widths.values())), dtype=dtype, device=tokens.device
     )
+    for reading in _readings(tokens, config, sites):
+        _read(reading, params, tokens, config, sites, made)
+    for site, found in zip(sites, made, strict=True):
+        # A sum is NaN or infinite where anything is, or where it overflowed.
+        if not bool(found.sum().isfinite()) and not bool(found.isfinite().all()):
+            raise ProbeError(
+                f"activations at {site} hold NaN or infinity; the network may have diverged: "
+                "use an earlier checkpoint"
+            )
+    return made
+
+
+# ---------------------------------------------------------------------- reading
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Reading:
+    """Sites that are read together, from as many inputs as differ there."""
+
+    inputs: Int[Tensor, " m"] | None
+    """One input for each activation that there is; None for all inputs."""
+    of: Int[Tensor, " n"] | None
+    """Which of these activations each input has."""
+    sites: list[int] = field(default_factory=list)
+
+
+def _readings(
+    tokens: Int[Tensor, "n pos"], config: ModelConfig, sites: Sequence[ProbeSite]
+) -> list[_Reading]:
+    """Where a site has seen one token alone, each of its activations is computed once."""
+    whole = _Reading(inputs=None, of=None)
+    known: dict[int, _Reading] = {}
+    for i, site in enumerate(sites):
+        first = site.position == 0 and config.attention_dir == "causal"
+        reading = whole
+        if first or site.hook in OWN_TOKEN:
+            if site.position not in known:
+                known[site.position] = _shared(tokens[:, site.position]) or whole
+            reading = known[site.position]
+        reading.sites.append(i)
+    readings = {id(reading): reading for reading in (*known.values(), whole)}
+    return [reading for reading in readings.values() if reading.sites]
+
+
+def _shared(token: Int[Tensor, " n"]) -> _Reading | None:
+    """One input of each token; None where most inputs have their own."""
+    values, of = torch.unique(token, return_inverse=True)
+    if 2 * len(values) > len(token):
+        return None
+    each = torch.arange(len(token), device=token.device)
+    inputs = each.new_zeros(len(values)).scatter_reduce_(0, of, each, "amax")
+    if len(inputs) < FEW_ROWS:
+        inputs = inputs.repeat(FEW_ROWS)
+    return _Reading(inputs=inputs, of=of)
+
+
+def _read(
+    reading: _Reading,
+    params: Params,
+    tokens: Int[Tensor, "n pos"],
+    config: ModelConfig,
+    sites: Sequence[ProbeSite],
+    made: Float[Tensor, "site n d"],
+) -> None:
+    """Put the activations at the sites of a reading into their places."""
+    here = [sites[i] for i in reading.sites]
+    hooks, positions = ({getattr(site, part) for site in here} for part in ("hook", "position"))
+    wanted = sorted(positions)
+    asked = tokens if reading.inputs is None else tokens[reading.inputs]
+    shared = reading.of is not None
+    found = made.new_empty(len(here), len(asked), made.shape[2]) if shared else made
+    into = range(len(here)) if shared else reading.sites
+    params = {**params, **{name: params[name][..., :0] for name in UNREAD if name in params}}
 
     def read(rows: slice) -> None:
         with torch.no_grad():
-            tapped = forward(params, tokens[rows], config, taps=hooks).activations
-        for i, site in enumerate(sites):
-            at = tapped[site.hook][:, site.position]
-            made[i, rows] = (at if site.head is None else at[:, site.head]).to(dtype)
-            if not bool(made[i, rows].isfinite().all()):
-                raise ProbeError(
-                    f"activations at {site} hold NaN or infinity; the network may have diverged: "
-                    "use an earlier checkpoint"
-                )
+            tapped = forward(params, asked[rows], config, positions=wanted, taps=hooks).activations
+        for i, site in zip(into, here, strict=True):
+            everywhere = tapped[site.hook].shape[1] == tokens.shape[1]
+            at = site.position if everywhere else wanted.index(site.position)
+            vector = tapped[site.hook][:, at]
+            found[i, rows] = (vector if site.head is None else vector[:, site.head]).to(found)
 
     per_input = 4 * tokens.shape[1] * (len(hooks) + 8) * (config.d_model + config.d_mlp)
-    for _ in halving_chunks([per_input] * len(tokens), READ_BYTES, read, one="one input"):
+    for _ in halving_chunks([per_input] * len(asked), READ_BYTES, read, one="one input"):
         pass
-    return made
+    if reading.of is not None:
+        for i, vectors in zip(reading.sites, found, strict=True):
+            made[i] = vectors[reading.of]
 
 
 def _checked(

@@ -254,12 +254,8 @@ def _hits_by_counting(
 
     (The mean over classes, which `_hits_by_products` takes off, is the same in every draw.)
     """
-    n_probes, n = predictions.shape
-    counts = torch.empty(n_probes, len(drawn), dtype=torch.int32, device=drawn.device)
-    step = max(1, BUDGET // (8 * n_probes * n))
-    for start in range(0, len(drawn), step):
-        draws = slice(start, start + step)
-        counts[:, draws] = (predictions[:, None] == drawn[draws]).sum(-1, dtype=torch.int32)
+    n = predictions.shape[1]
+    counts = _right_counts(predictions, drawn)
     level = counts[:, 1:] == counts[:, :1]
     hits = (counts[:, 1:] > counts[:, :1]).sum(1)
     if scores is None:
@@ -273,3 +269,21 @@ def _hits_by_counting(
         good = sums >= observed[probe] - rounding[probe]
         hits.index_add_(0, probe, good.long())
     return hits
+
+
+def _right_counts(
+    predictions: Int[Tensor, "probe n"], drawn: Int[Tensor, "draw n"]
+) -> Int[Tensor, "probe draw"]:
+    """How many labels of each draw are predicted; whole numbers of 16 bits where classes fit."""
+    (n_probes, n), most = predictions.shape, torch.iinfo(torch.int16).max
+    if max(int(predictions.max()), int(drawn.max())) <= most:
+        predictions, drawn = predictions.to(torch.int16), drawn.to(torch.int16)
+    counts = torch.zeros(n_probes, len(drawn), dtype=torch.int32, device=drawn.device)
+    step = max(1, BUDGET // (2 * n_probes * n))
+    for start in range(0, len(drawn), step):
+        draws = slice(start, start + step)
+        for first in range(0, n, most):  # more could overflow
+            examples = slice(first, first + most)
+            right = predictions[:, None, examples] == drawn[draws, examples]
+            counts[:, draws] += right.sum(-1, dtype=torch.int16)
+    return counts

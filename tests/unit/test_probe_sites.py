@@ -1,6 +1,8 @@
 """Where probes look, and what they read there."""
 
 import re
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -159,6 +161,24 @@ def test_sites_of_several_hooks_of_one_width_keep_their_order() -> None:
     for place, i in enumerate(order):
         alone = read_activations(params, tokens, config, [sites[i]])[0]
         torch.testing.assert_close(together[place], alone, atol=1e-12, rtol=0)  # rounding
+
+
+@pytest.mark.parametrize("attention_dir", ["causal", "bidirectional"])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_activations_that_many_inputs_share_are_those_of_each_input(
+    attention_dir: Literal["causal", "bidirectional"], n_layers: int
+) -> None:
+    config = replace(CONFIG, attention_dir=attention_dir, n_layers=n_layers)
+    params, tokens = random_params(config, 3), random_tokens(config, 3, batch=60)
+    tokens[:, 3] = 6  # one token for all
+    wide = [name for name in readable(config) if width_of(config, name) == config.d_model]
+    sites = make_sites(config, hooks=wide)
+    found = read_activations(params, tokens, config, sites)
+    taps = forward(params, tokens, config, taps=wide).activations
+    for site, vectors in zip(sites, found, strict=True):
+        there = taps[site.hook][:, site.position]
+        wanted = there if site.head is None else there[:, site.head]
+        torch.testing.assert_close(vectors, wanted, atol=1e-12, rtol=0)  # rounding
 
 
 def test_activations_come_in_the_dtype_asked_for() -> None:

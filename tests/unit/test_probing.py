@@ -17,7 +17,15 @@ from probes.design import Design
 from probes.draws import generator_of
 from probes.examples import distinct, make_examples
 from probes.measure import Measured, measure
-from probes.method import make_targets, methods
+from probes.method import (
+    Asked,
+    Fitted,
+    LinearFitted,
+    Repeats,
+    closed_form,
+    make_targets,
+    methods,
+)
 from probes.probing import ProbeReport, probe_hook, probe_network
 from probes.rows import Row
 from probes.setting import Setting, make_setting
@@ -102,7 +110,8 @@ def test_accuracies_choice_and_correctness_are_scikit_learns() -> None:
                     ]
                 )
                 at = (slice(None), split, site, label)
-                np.testing.assert_allclose(found.held_out[at], right[:, held_out].mean(1))
+                if label == 0:
+                    np.testing.assert_allclose(found.held_out[at], right[:, held_out].mean(1))
                 np.testing.assert_allclose(found.validation[at], right[:, validate].mean(1))
                 best = int(right[:, validate].sum(1).argmax())  # the first of equals, as numpy's
                 assert int(found.chosen[split, site, label]) == best
@@ -177,14 +186,66 @@ def test_of_equal_strengths_the_first_is_chosen() -> None:
     assert not bool(found.chosen.any())
 
 
-def test_scores_in_chunks_of_labels_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Problem().measure(n_permutations=19)
-    monkeypatch.setattr("probes.measure.SCORE_BYTES", 1)
-    parts = Problem().measure(n_permutations=19)
-    assert whole.p is not None and parts.p is not None
-    assert torch.equal(whole.correct, parts.correct)
-    assert torch.equal(whole.held_out, parts.held_out)
-    assert torch.equal(whole.p, parts.p)
+@pytest.mark.parametrize("general", [False, True])
+@pytest.mark.parametrize("budget", [1, 2**20])
+def test_what_probes_get_right_is_where_the_first_best_class_is_the_label(
+    general: bool, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probes.method.SCORE_BYTES", budget)
+    monkeypatch.setattr("probes.method.BLOCK_BYTES", budget)
+    generator = torch.Generator().manual_seed(0)
+    n, k = 150, 4  # more than one block of 64
+    of = torch.randint(5, (n,), generator=generator)
+    # Whole numbers: scores are exact, and often equal. The second site has five activations.
+    x = torch.randint(-2, 3, (2, n, 3), generator=generator).double()
+    x[1] = x[1, :5][of]
+    coef = torch.randint(-1, 2, (2, 1, 2, 3, k, 3), generator=generator).double()
+    intercept = torch.randint(-1, 2, (2, 1, 2, 3, k), generator=generator).double()
+    fitted = LinearFitted(
+        strengths=(1.0, 2.0),
+        convergence=closed_form((2, 1, 2, 3), x),
+        coef=coef,
+        intercept=intercept,
+    )
+    classes = torch.randint(k, (2, n), generator=generator)
+    strengths = torch.tensor([[0, 1], [1, 0]])
+    kind = Fitted if general else LinearFitted
+    asked = Asked(
+        x, [None, Repeats(torch.stack([(of == i).nonzero()[0, 0] for i in range(5)]), of)]
+    )
+    right = kind.correct(fitted, asked, classes, strengths=strengths, split=0, first=1)
+    equal = 0
+    for site in range(2):
+        for label in range(2):
+            at = (strengths[site, label], 0, site, label + 1)
+            scores = x[site].numpy() @ coef[at].numpy().T + intercept[at].numpy()
+            best = scores.argmax(1)  # the first of equals
+            equal += int(((scores == scores.max(1, keepdims=True)).sum(1) > 1).sum())
+            assert right[site, label].tolist() == list(best == classes[label].numpy())
+    assert equal > 50 and 0 < int(right.sum()) < right.numel()
+
+
+def test_activations_that_inputs_share_are_scored_once_and_count_for_each() -> None:
+    problem = Problem()
+    of = torch.arange(80) % 7
+    x = problem.x.clone()
+    x[1] = x[1, :7][of]
+    found, alone = (
+        measure(
+            methods.get("ridge")(),
+            STRENGTHS,
+            Design(x + noise, problem.splits.train.double()),
+            problem.targets,
+            problem.splits,
+            n_permutations=19,
+        )
+        # Noise that makes every activation another one, and changes no prediction.
+        for noise in (0.0, 1e-9 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3)))
+    )
+    assert found.p is not None and alone.p is not None
+    assert torch.equal(found.correct, alone.correct)
+    assert torch.equal(found.validation, alone.validation)
+    assert torch.equal(found.accuracy(), alone.accuracy())
 
 
 # ---------------------------------------------------------------------- examples and setting
