@@ -51,11 +51,11 @@ class Finding:
     """95 % interval; None where the value is exhaustive."""
     held_out: float | None
     """The same number over the pairs that neither training nor naming saw."""
-    controls: Annotated[tuple[Control, ...], Field(max_length=1000)]
+    controls: Annotated[tuple[Control, ...], Field(max_length=100)]
     verdict: Support
     rule: Prose
     """The rule that gave the verdict, with its thresholds."""
-    details: dict[Label, float] = field(default_factory=dict)
+    details: Annotated[dict[Label, float], Field(max_length=100)] = field(default_factory=dict)
 
 
 def finding_to_dict(finding: Finding) -> dict[str, Any]:

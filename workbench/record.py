@@ -7,9 +7,10 @@ travel in sessions (`workbench.session`); both hold the same JSON.
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from workbench.errors import SessionError
 from workbench.finding import Finding
@@ -37,7 +38,7 @@ class Tolerance(Strict):
         return self.absolute + self.relative * abs(size)
 
 
-Tolerances = dict[Annotated[str, Field(max_length=200)], Tolerance]
+Tolerances = Annotated[dict[Label, Tolerance], Field(max_length=100)]
 """By pattern of a path such as `findings.*.value`, `result.rows.*.q` or `arrays.effects` (`*`
 stands for anything, dots included); the longest pattern that fits decides. What no pattern fits
 must be equal."""
@@ -99,12 +100,21 @@ class Record(Strict):
     """The fields of that analysis."""
     checkpoints: Annotated[tuple[Checkpoint, ...], Field(min_length=1, max_length=10_000)]
     result: dict[str, JsonValue]
-    findings: Annotated[tuple[Finding, ...], Field(max_length=1000)]
+    findings: Annotated[tuple[Finding, ...], Field(max_length=200)]
+    """Each with an id of its own: a second one could hide behind it."""
     arrays: Arrays | None
     tolerances: Tolerances
     made_with: MadeWith
     seconds: Annotated[float, Field(ge=0)]
     """How long it took."""
+
+    @model_validator(mode="after")
+    def _findings_differ(self) -> "Record":
+        ids = sorted(finding.id for finding in self.findings)
+        twice = [one for one, following in pairwise(ids) if one == following]
+        if twice:
+            raise ValueError(f"finding ids must differ, and two are {twice[0]!r}")
+        return self
 
     @property
     def step(self) -> int:

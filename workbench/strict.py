@@ -14,6 +14,11 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that make text read in another order than it is stored."""
 
+LINE_ENDS = frozenset("\n\t\u2028\u2029")
+"""What `plain_text` lets stand and a label does not hold: line ends, and tabs."""
+LABEL = 200
+"""Characters of a label, at most."""
+
 M = TypeVar("M", bound="Strict")
 
 LISTED = 1000
@@ -39,6 +44,16 @@ def plain_text(text: str) -> str:
     return text
 
 
+def plain_line(text: str) -> str:
+    """The text, if it is plain and one line, so that it cannot pass for several in a terminal.
+
+    Raises `ValueError`.
+    """
+    if found := LINE_ENDS.intersection(text):
+        raise ValueError(f"the character U+{ord(min(found)):04X} is not allowed in a label")
+    return plain_text(text)
+
+
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal."""
 Identifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -49,8 +64,8 @@ Moment = Annotated[
     str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
 ]
 """A time in UTC, such as 2026-11-20T18:53:06Z."""
-Label = Annotated[str, Field(max_length=200), AfterValidator(plain_text)]
-"""A word or a line of foreign text."""
+Label = Annotated[str, Field(max_length=LABEL), AfterValidator(plain_line)]
+"""A word or a line of foreign text: no line end, no tab."""
 Prose = Annotated[str, Field(max_length=20_000), AfterValidator(plain_text)]
 """Paragraphs of foreign text."""
 

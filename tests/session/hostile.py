@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.session import hostile_archives, hostile_arrays, hostile_documents
+from tests.session import hostile_archives, hostile_arrays, hostile_bounds, hostile_documents
 from tests.session.changing import Case, packed, parts
 
-MARKUP = hostile_documents.MARKUP
+MARKUP = [*hostile_documents.MARKUP, hostile_documents.LINES]
 FAMILIES = (
     hostile_archives.cut_and_flipped,
     hostile_archives.zip_headers,
@@ -22,6 +22,10 @@ FAMILIES = (
     hostile_documents.documents,
     hostile_documents.foreign_text,
     hostile_documents.models,
+    hostile_bounds.findings,
+    hostile_bounds.much_to_show,
+    hostile_bounds.forged_lines,
+    hostile_bounds.steps,
     hostile_arrays.safetensors_members,
     hostile_arrays.array_values,
 )

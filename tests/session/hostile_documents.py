@@ -28,8 +28,10 @@ MARKUP = [
     "{{7*7}}${7*7}`id`$(id)",
     "'\"><svg/onload=alert(1)>",
     "</script><!-- ]]>",
-    "=1+1\t\n- a",
+    "=1+1,- a",
 ]
+LINES = "=1+1\t\n- a\u2028# b"
+"""What may stand in paragraphs, and not in a label."""
 _OPEN = ("task", "recipe", "parameters", "result")
 """Objects that hold any JSON."""
 
@@ -248,7 +250,6 @@ def _wrong_values() -> Iterator[Case]:
             "positions",
         ),
         ("bad note time", ("notebook", "notes", 0, "created"), "now", "created"),
-        ("1,001 notes", ("notebook", "notes"), plain["notebook"]["notes"] * 1001, "notes"),
         ("view of lists", ("notebook", "view", "tab"), [1], "view"),
     ]
     for name, path, value, says in edits:
@@ -293,6 +294,11 @@ def foreign_text() -> Iterator[Case]:
     session.document["records"][0]["result"] = {one: one for one in MARKUP}
     session.manifest["made_with"]["device"] = MARKUP[0]
     yield Case("script in keys", packed(session), "inert")
+    session = parts()
+    session.document["notebook"]["notes"][0]["text"] = LINES
+    session.document["records"][0]["findings"][0] |= dict.fromkeys(("claim", "rule"), LINES)
+    session.document["records"][0]["result"] = {LINES: LINES}
+    yield Case("script in lines", packed(session), "inert")
     session = parts()
     session.document["records"][0]["kind"] = "kind_of_tomorrow"
     yield Case("kind that nobody knows", packed(session), "inert")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from workbench.session.archive import open_archive
 from workbench.session.readers import READERS
 from workbench.session.readers.v1 import RECORDS, json_schemas
 from workbench.session.schema import SCHEMA_VERSION, SessionDocument, weights_path
-from workbench.session.verifying import verify
+from workbench.session.verifying import STEPS, verify
 from workbench.session.writing import write_archive
 
 
@@ -96,6 +97,25 @@ def test_opening_reads_no_array(session: Path) -> None:
         verify(session)
 
 
+@pytest.mark.parametrize("member", [weights_path(0), "session.json"])
+def test_what_the_manifest_does_not_list_is_not_read(tmp_path: Path, member: str) -> None:
+    """Another content of the same size, with a CRC of its own that is right."""
+    members = changing.members_of(changing.parts())
+    path = tmp_path / "a.workbench"
+    other = members[member].replace(b'"seed": 3', b'"seed": 4')
+    other = other if member == "session.json" else other[:-1] + bytes([other[-1] ^ 1])
+    assert other != members[member]
+    path.write_bytes(pack(changing.zip_parts({**members, member: other})))
+    says = f"{member} does not have the digest"
+    if member == "session.json":
+        with pytest.raises(SessionError, match=says):
+            open_archive(path)
+    else:
+        archive = open_archive(path)
+        with pytest.raises(SessionError, match=says):
+            archive.read(member)
+
+
 def test_verified_members_say_what_they_are(session: Path) -> None:
     said = {one.path: one.what for one in verify(session).members}
     # 6x4 + 3x4 + 3 (2x4x2) + 2x2x4 + 4x8 + 8x4 + 8 + 4 + 4x5 = 196
@@ -134,8 +154,14 @@ def test_published_schemas_are_those_of_the_models() -> None:
 
 
 def test_limits_of_the_models_are_known() -> None:
-    said = json_schemas()["session-1.json"]["properties"]["records"]["maxItems"]
-    assert said == RECORDS
+    schema = json_schemas()["session-1.json"]
+    assert schema["properties"]["records"]["maxItems"] == RECORDS
+    assert schema["$defs"]["Checkpoint"]["properties"]["step"]["exclusiveMaximum"] == STEPS
+    record, finding = (schema["$defs"][one]["properties"] for one in ("Record", "Finding"))
+    assert record["findings"]["maxItems"] == 200
+    assert record["tolerances"]["maxProperties"] == 100
+    assert (finding["controls"]["maxItems"], finding["details"]["maxProperties"]) == (100, 100)
+    assert schema["$defs"]["Notebook"]["properties"]["notes"]["maxItems"] == 200
 
 
 # ---------------------------------------------------------------------- writing
@@ -217,6 +243,22 @@ def test_results_that_a_reader_would_refuse_are_not_written(session: Path) -> No
         with pytest.raises(SessionError, match=says):
             rewrite(session, document=document.model_copy(update={"records": (record,)}))
     assert session.read_bytes() == before
+
+
+def test_more_findings_than_can_be_read_are_not_written(session: Path) -> None:
+    document = making.small_document()
+    (first,) = document.records
+    (finding,) = first.findings
+    some = tuple(replace(finding, id=f"finding {n}") for n in range(200))
+    records = [
+        first.model_copy(update={"id": f"patching-{n:016x}", "arrays": None, "findings": some})
+        for n in range(10)
+    ]
+    says = "2001 findings; at most 2000 in a session; whoever saves it must leave some out"
+    with pytest.raises(SessionError, match=says):
+        rewrite(session, document=document.model_copy(update={"records": (first, *records)}))
+    rewrite(session, document=document.model_copy(update={"records": (first, *records[1:])}))
+    assert len(open_archive(session).document.records) == 10
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ import torch
 
 from tests.session import making
 from workbench.errors import SessionError
-from workbench.record import TensorShape
+from workbench.record import Record, TensorShape
 from workbench.session import limits
 from workbench.session.json_text import read_json
+from workbench.session.schema import Network, Notebook
 from workbench.session.tensor_members import (
     Header,
     check_tensors,
     tensor_headers,
     weights_sha256,
 )
-from workbench.strict import BIDIRECTIONAL, plain_text
+from workbench.session.verifying import check_training
+from workbench.strict import BIDIRECTIONAL, plain_line, plain_text, validated
 from workbench.tensor_files import tensors_to_bytes, weights_digest
 
 # ---------------------------------------------------------------------- tensors
@@ -82,7 +85,79 @@ def test_every_number_is_looked_at(position: int) -> None:
         check_tensors(making.safetensors_bytes({"a": values}), expected, where="a")
 
 
-# ---------------------------------------------------------------------- JSON
+PIECE = limits.CHUNK // 8
+"""Steps that are read at a time."""
+
+
+@pytest.mark.parametrize(("at", "behind"), [(1, 0), (PIECE - 1, 2), (PIECE, 3), (PIECE + 1, 4)])
+def test_every_step_is_compared_with_the_one_before(at: int, behind: int) -> None:
+    """Across the border of the pieces that are read."""
+    steps = np.arange(PIECE + 2) + 5
+    data = making.safetensors_bytes({"step": steps, "loss": np.zeros(len(steps))})
+    for read in (data, memoryview(data)):
+        assert check_training(read, len(steps), where="a") == 2
+    steps[at] = behind
+    data = making.safetensors_bytes({"step": steps, "loss": np.zeros(len(steps))})
+    with pytest.raises(SessionError, match=f"step {behind} behind step {at + 4}; "):
+        check_training(data, len(steps), where="a")
+
+
+# ---------------------------------------------------------------------- text and JSON
+
+
+def test_a_label_is_one_line() -> None:
+    """What Python takes for a line end, and tabs, beside what `plain_text` refuses."""
+    ends = [one for one in map(chr, range(sys.maxunicode + 1)) if len(f"a{one}b".splitlines()) > 1]
+    assert {"\n", "\r", "\x0b", "\x85", "\u2028", "\u2029"} <= set(ends)
+    for one in [*ends, "\t", "\x1b", "\u202e"]:
+        assert not allows(plain_line, f"a{one}b")
+    for text in ("", "a b", "a\u00a0é", "\U0001f600", "heads.read_b <b>"):
+        assert allows(plain_line, text)
+
+
+def _network(**changed: object) -> Network:
+    data = json.dumps({**making.document_data()["network"], **changed}).encode()
+    return validated(Network, data, where="run", error=SessionError)
+
+
+def test_a_network_is_told_in_labels() -> None:
+    assert _network(task={"name": "a", "deep": [{"b": "c" * 200}]}, recipe=None).recipe is None
+    for changed, says in [
+        ({"task": {"name": "a\nb"}}, r"run: task: .*U\+000A is not allowed in a label"),
+        ({"task": {"deep": [{"a": ["b\tc"]}]}}, r"run: task: .*U\+0009"),
+        ({"task": {"deep": {"a\nb": 1}}}, r"run: task: .*U\+000A"),
+        ({"recipe": {"lr": "c" * 201}}, r"run: recipe: .*text of 201 characters; at most 200"),
+        ({"source": {"paper": "a\nb"}}, r"run: source\.paper.*U\+000A"),
+    ]:
+        with pytest.raises(SessionError, match=says):
+            _network(**changed)
+
+
+def test_findings_of_one_name_are_refused_beside_a_run_too() -> None:
+    record = making.document_data()["records"][0]
+    (finding,) = record["findings"]
+
+    def read(*ids: str) -> Record:
+        record["findings"] = [{**finding, "id": one} for one in ids]
+        data = json.dumps(record).encode()
+        return validated(Record, data, where="record", error=SessionError)
+
+    assert [one.id for one in read("b", "a", "B").findings] == ["b", "a", "B"]
+    with pytest.raises(SessionError, match="finding ids must differ, and two are 'b'"):
+        read("b", "a", "b")
+
+
+def test_all_notes_count_together() -> None:
+    """To the character."""
+    for last, fits in [("", True), ("a", False)]:
+        note = {"created": "2026-11-20T18:53:06Z"}
+        texts = ["b" * 20_000] * 50 + [last]
+        data = json.dumps({"notes": [{**note, "text": text} for text in texts]}).encode()
+
+        def read(data: bytes) -> Notebook:
+            return validated(Notebook, data, where="notebook.json", error=SessionError)
+
+        assert allows(read, data) == fits
 
 
 def test_characters_are_those_that_plain_text_allows() -> None:
@@ -106,9 +181,9 @@ def test_characters_are_those_that_plain_text_allows() -> None:
         assert allows(_read_text, text[at : at + limits.STRING])
 
 
-def allows(read: Callable[[str], object], text: str) -> bool:
+def allows(read: Callable[[Any], object], given: str | bytes) -> bool:
     try:
-        read(text)
+        read(given)
     except (SessionError, ValueError):
         return False
     return True
@@ -140,4 +215,4 @@ def test_limits_of_json() -> None:
         ('{"a": "' + ",[{" * 33_333 + '"}', True),
     ]:
         data = text.replace("é", "\\u00e9").encode()
-        assert allows(lambda read: read_json(read, where="a"), data) == fits, text[:20]  # type: ignore[arg-type]
+        assert allows(lambda read: read_json(read, where="a"), data) == fits, text[:20]

@@ -22,7 +22,7 @@ from workbench.session.archive import open_archive
 from workbench.session.schema import TRAINING, SessionDocument, arrays_path, weights_path
 from workbench.session.verifying import verify
 from workbench.session.writing import write_archive
-from workbench.strict import plain_text
+from workbench.strict import plain_line, plain_text
 
 KILLS = 25
 DOCUMENT = json.dumps(making.document_data())
@@ -30,23 +30,31 @@ WEIGHTS = making.safetensors_bytes(making.weights(0))
 DIGEST = making.weights_digest(making.weights(0))
 
 
-def _is_plain(text: str) -> bool:
+def _passes(check: Callable[[str], str], text: str) -> bool:
     try:
-        plain_text(text)
+        check(text)
     except ValueError:
         return False
     return True
 
 
-words = st.text(max_size=12).filter(_is_plain)
+words = st.text(max_size=12).filter(lambda text: _passes(plain_line, text))
+prose = st.text(max_size=12).filter(lambda text: _passes(plain_text, text))
 names = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 floats = st.floats(allow_nan=False, allow_infinity=False)
-scalars = st.none() | st.booleans() | st.integers(-(10**38), 10**38) | floats | words
-anything = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=8,
-)
+scalars = st.none() | st.booleans() | st.integers(-(10**38), 10**38) | floats
+
+
+def json_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """JSON values whose keys and texts are such."""
+    return st.recursive(
+        scalars | texts,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+        max_leaves=8,
+    )
+
+
+anything, settled = json_of(prose), json_of(words)
 intervals = st.none() | st.tuples(floats, floats).map(list)
 controls = st.fixed_dictionaries(
     {"name": words, "value": floats, "n": st.integers(), "interval": intervals, "unit": words}
@@ -54,15 +62,15 @@ controls = st.fixed_dictionaries(
 findings = st.fixed_dictionaries(
     {
         "id": words,
-        "claim": words,
-        "measure": words,
+        "claim": prose,
+        "measure": prose,
         "value": floats,
         "n": st.integers(),
         "interval": intervals,
         "held_out": st.none() | floats,
         "controls": st.lists(controls, max_size=2),
         "verdict": st.sampled_from(["supported", "not supported", "not applicable"]),
-        "rule": words,
+        "rule": prose,
         "details": st.dictionaries(words, floats, max_size=2),
     }
 )
@@ -70,7 +78,7 @@ moments = st.datetimes().map(lambda at: f"{at:%Y-%m-%dT%H:%M:%SZ}".rjust(20, "0"
 notebooks = st.fixed_dictionaries(
     {
         "parent": st.none() | st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
-        "notes": st.lists(st.fixed_dictionaries({"text": words, "created": moments}), max_size=2),
+        "notes": st.lists(st.fixed_dictionaries({"text": prose, "created": moments}), max_size=2),
         "marks": st.fixed_dictionaries(
             {
                 "labels": st.dictionaries(words, words, max_size=2),
@@ -121,8 +129,8 @@ def sessions(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
         records.append(record)
         members += arrays
     data["network"] |= {
-        "task": draw(st.dictionaries(names, anything, max_size=2)),
-        "recipe": draw(st.none() | st.dictionaries(names, anything, max_size=2)),
+        "task": draw(st.dictionaries(names, settled, max_size=2)),
+        "recipe": draw(st.none() | st.dictionaries(names, settled, max_size=2)),
         "seed": draw(st.none() | st.integers(0, 2**63 - 1)),
         "source": draw(st.none() | st.dictionaries(words, words | st.integers() | floats)),
     }
@@ -142,8 +150,8 @@ def a_record(
         "checkpoints": checkpoints,
         "kind": draw(names),
         "parameters": draw(st.dictionaries(names, anything, max_size=2)),
-        "result": draw(st.dictionaries(words, anything, max_size=3)),
-        "findings": draw(st.lists(findings, max_size=2)),
+        "result": draw(st.dictionaries(prose, anything, max_size=3)),
+        "findings": draw(st.lists(findings, max_size=2, unique_by=lambda one: one["id"])),
         "seconds": draw(st.floats(0, 1e9)),
     }
     found = draw(st.none() | tensors())

@@ -237,5 +237,5 @@ def test_a_replay_in_float64_agrees_and_an_edited_number_does_not(
     moved = replace(finding, value=finding.value + 0.001 * max(1.0, abs(finding.value)))
     edited = recorded.record.model_copy(update={"findings": (moved,)})
     differences = compare(Recorded(edited, recorded.arrays), recorded, analysis.tolerances)
-    assert [one.path for one in differences.differences] == [f"findings.{finding.id}.value"]
+    assert [one.path for one in differences.differences] == ["findings.0.value"]
     assert math.isclose(abs(moved.value - finding.value), differences.differences[0].by or 0)

@@ -36,6 +36,15 @@ PIECE_VALUES = 50_000
 PIECE_CONTAINERS = 10_000
 """Objects and lists in the same."""
 
+FINDINGS = 2000
+"""Findings of all records."""
+ASIDES = 10_000
+"""Controls and details of all findings: each is a line wherever findings are shown."""
+NOTES = 200
+"""Notes."""
+NOTES_TEXT = 10**6
+"""Characters of all notes."""
+
 TENSORS = 10_000
 """Tensors in one member."""
 TENSOR_HEADER = 4 * MIB

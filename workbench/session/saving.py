@@ -23,7 +23,6 @@ from workbench.session.schema import (
     TRAINING,
     Manifest,
     Network,
-    Note,
     Notebook,
     SessionDocument,
     arrays_path,
@@ -65,13 +64,10 @@ def save_session(
     records = named(read_records(run), only)
     for record in records:
         _require_replayable(record)
-    notebook = read_notebook(run) if notebook is None else notebook
     created = datetime.now(UTC).replace(microsecond=0)
+    notebook = read_notebook(run) if notebook is None else notebook
     if note is not None:
-        added = {"text": note, "created": f"{created:%Y-%m-%dT%H:%M:%SZ}"}
-        data = to_json(added, where="the note")
-        notes = (*notebook.notes, validated(Note, data, where="the note", error=SessionError))
-        notebook = notebook.model_copy(update={"notes": notes})
+        notebook = _with_note(notebook, note, created)
     spoken_of = {one.step for record in records for one in record.checkpoints}
     steps = run.steps if all_checkpoints else sorted({*spoken_of, run.steps[-1]})
     rows = run.metrics()
@@ -92,6 +88,14 @@ def save_session(
         made_with=versions(),
         created=created,
     )
+
+
+def _with_note(notebook: Notebook, text: str, created: datetime) -> Notebook:
+    """One note more. Raises `SessionError` for text that steers a terminal, or too many notes."""
+    data = notebook.model_dump(mode="json")
+    data["notes"].append({"text": text, "created": f"{created:%Y-%m-%dT%H:%M:%SZ}"})
+    written = to_json(data, where="the note")
+    return validated(Notebook, written, where="the note", error=SessionError)
 
 
 def network_of(run: Run) -> Network:

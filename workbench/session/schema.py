@@ -12,14 +12,25 @@ A published version never changes: what a newer Workbench needs to say besides m
 with a reader of its own, and the readers of older ones stay.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
 
 from workbench import config
 from workbench.model_config import ModelConfig
 from workbench.record import Checkpoint, Record
-from workbench.strict import Digest, Identifier, Label, Moment, Name, Prose, Strict
+from workbench.session import limits
+from workbench.strict import (
+    LABEL,
+    Digest,
+    Identifier,
+    Label,
+    Moment,
+    Name,
+    Prose,
+    Strict,
+    plain_line,
+)
 
 FORMAT = "workbench-session"
 SCHEMA_VERSION = 1
@@ -62,14 +73,35 @@ class Manifest(Strict):
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=4096)]
 
 
+def in_labels(data: dict[str, Any]) -> dict[str, Any]:
+    """The JSON data, if every text in it, keys too, would do as a `Label`. Raises `ValueError`."""
+    waiting: list[Any] = [data]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting.extend(one)
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+        elif isinstance(one, str):
+            if len(one) > LABEL:
+                raise ValueError(f"text of {len(one)} characters; at most {LABEL}")
+            plain_line(one)
+    return data
+
+
+Settings = Annotated[dict[Name, JsonValue], Field(max_length=100), AfterValidator(in_labels)]
+"""What an object was made with, as JSON; its texts are labels, since headlines show them."""
+
+
 class Network(Strict):
     """What the network is and how it came to be."""
 
-    task: Annotated[dict[Name, JsonValue], Field(max_length=100)]
+    task: Settings
     """`Task.to_dict()`."""
     model: Annotated[dict[Name, JsonValue], Field(max_length=100)]
     """`ModelConfig` as JSON."""
-    recipe: Annotated[dict[Name, JsonValue], Field(max_length=100)] | None
+    recipe: Settings | None
     """The training recipe; None for an imported network."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None
     train_fraction: Annotated[float, Field(gt=0, lt=1)] | None
@@ -117,12 +149,21 @@ class Notebook(Strict):
 
     parent: Identifier | None = None
     """The session that the run was opened from."""
-    notes: Annotated[tuple[Note, ...], Field(max_length=1000)] = ()
+    notes: Annotated[tuple[Note, ...], Field(max_length=limits.NOTES)] = ()
     marks: Marks = Marks()
     view: Annotated[dict[Name, Label | bool | int | float], Field(max_length=200)] = Field(
         default_factory=dict
     )
     """State of the app's widgets, for whoever opens the session there."""
+
+    @model_validator(mode="after")
+    def _notes_are_short(self) -> "Notebook":
+        length = sum(len(note.text) for note in self.notes)
+        if length > limits.NOTES_TEXT:
+            raise ValueError(
+                f"notes of {length} characters; at most {limits.NOTES_TEXT} together: shorten them"
+            )
+        return self
 
 
 class SessionDocument(Strict):

@@ -25,6 +25,8 @@ from workbench.session.schema import (
 )
 from workbench.session.tensor_members import (
     Data,
+    Header,
+    Stretch,
     check_headers,
     check_tensors,
     check_values,
@@ -35,6 +37,8 @@ from workbench.session.zip_format import OpenFile
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """As `workbench.strict.Name`."""
+STEPS = 10**9
+"""As `workbench.record.Step`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,8 @@ def verify_as(path: Path | str, where: str) -> Verified:
 def check_training(data: Data, rows: int, *, where: str) -> int:
     """How many columns `arrays/training.safetensors` has, all sound, of one entry a row.
 
-    They are `step`, whole numbers, and what was measured there. Raises `SessionError`.
+    They are `step`, whole numbers from 0 that never fall, and what was measured there. Raises
+    `SessionError`.
     """
     headers = tensor_headers(data, where=where)
     if "step" not in headers:
@@ -103,7 +108,25 @@ def check_training(data: Data, rows: int, *, where: str) -> int:
     step = TensorShape(dtype="int64", shape=(rows,))
     check_headers(headers, {**dict.fromkeys(headers, number), "step": step}, where=where)
     check_values(data, headers, where=where)
+    _check_steps(data, headers["step"], where)
     return len(headers)
+
+
+def _check_steps(data: Data, header: Header, where: str) -> None:
+    import numpy as np  # here, as in `check_values`
+
+    last = 0
+    for start in range(header.start, header.stop, limits.CHUNK):
+        stop = min(start + limits.CHUNK, header.stop)
+        chunk = data.at(start, stop) if isinstance(data, Stretch) else data[start:stop]
+        steps = np.frombuffer(chunk, "<i8")
+        for bad in (steps < 0, steps >= STEPS):
+            if bad.any():
+                raise refusal(where, f"step {steps[bad][0]}; steps lie from 0 to below {STEPS}")
+        before = np.concatenate(([last], steps[:-1]))
+        if (fall := steps < before).any():
+            raise refusal(where, f"step {steps[fall][0]} behind step {before[fall][0]}")
+        last = int(steps[-1])
 
 
 def _checked_arrays(archive: Archive, file: OpenFile) -> dict[str, str]:

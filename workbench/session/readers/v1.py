@@ -5,14 +5,16 @@ value: parameters, results, a task) is taken from the data as it is, and only it
 the model; what remains is read a record at a time.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import pydantic
 
 from workbench.record import Record
+from workbench.session import limits
 from workbench.session.json_text import model_of
 from workbench.session.refusal import refusal
-from workbench.session.schema import Manifest, SessionDocument
+from workbench.session.schema import Manifest, SessionDocument, in_labels
 
 RECORDS = 2000
 """As in `SessionDocument.records`."""
@@ -33,8 +35,11 @@ def document(data: dict[str, Any], where: str) -> SessionDocument:
     keys, open_parts = _keys_only(network, ("task", "model", "recipe"))
     head = model_of(SessionDocument, {**data, "network": keys, "records": []}, where=where)
     fields = {name: getattr(head, name) for name in SessionDocument.model_fields}
-    fields["network"] = head.network.model_copy(update=open_parts)
     fields["records"] = tuple(_record(row, f"{where}: records.{n}") for n, row in enumerate(rows))
+    _require_few(fields["records"], where)
+    for name in ("task", "recipe"):  # `Network.shape` looks at the model
+        _require_labels(open_parts.get(name, {}), f"{where}: network.{name}")
+    fields["network"] = head.network.model_copy(update=open_parts)
     try:
         return SessionDocument(**fields)
     except pydantic.ValidationError as wrong:
@@ -52,6 +57,26 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 def _record(row: Any, where: str) -> Record:
     keys, open_parts = _keys_only(row, ("parameters", "result"))
     return model_of(Record, keys, where=where).model_copy(update=open_parts)
+
+
+def _require_few(records: Iterable[Record], where: str) -> None:
+    """No more to show than a person can look at; each record alone is within bounds."""
+    findings = [finding for record in records for finding in record.findings]
+    asides = sum(len(finding.controls) + len(finding.details) for finding in findings)
+    for n, what, most in [
+        (len(findings), "findings", limits.FINDINGS),
+        (asides, "controls and details of findings", limits.ASIDES),
+    ]:
+        if n > most:
+            fewer = "whoever saves it must leave some out (--only)"
+            raise refusal(where, f"{n} {what}; at most {most} in a session", mend=fewer)
+
+
+def _require_labels(data: dict[str, Any], where: str) -> None:
+    try:
+        in_labels(data)
+    except ValueError as error:
+        raise refusal(where, str(error)) from None
 
 
 def _keys_only(data: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
