@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-RESUME = "stopped; what was saved is whole: the same command goes on from it"
+RESUME = "stopped; nothing that was saved is damaged: give the same command again to finish"
 
 
 def main() -> None:
@@ -303,6 +303,10 @@ def _refuse_training_options(recipe: str | None, settings: list[str] | None, tar
 
 
 def _state(run: Any) -> str:
+    from workbench.session.opening import STOPPED
+
+    if run.stopped == STOPPED:
+        return "from a session"
     if run.config.seed is None:
         return "imported"
     if run.complete:

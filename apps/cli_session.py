@@ -1,15 +1,24 @@
 """`workbench session`: findings as one file that anyone can open, check and re-run."""
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apps import options
+from apps.session_page_replayed import NOT_CHECKED
+from apps.session_targets import LIMIT
+from workbench.strict import one_line
+
+if TYPE_CHECKING:
+    from workbench.session import Session
+    from workbench.session.replaying import Replayed
 
 DRIFTED = 3
-"""Exit status of a replay in which not every finding holds."""
+"""Exit status of a replay in which not every finding holds, or that had none to ask."""
 
 session = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +32,13 @@ Only = Annotated[
     typer.Option(
         help="Only these findings, by id or by kind, such as sufficiency,circuit. Repeat, or "
         "separate by commas."
+    ),
+]
+SECONDS = "Time that one record may take to replay."
+ReplayLimit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="SECONDS", min=1, show_default=str(LIMIT), help=f"With --replay: {SECONDS}"
     ),
 ]
 
@@ -49,21 +65,21 @@ def save(
     Everything that was found goes in: explanations, patching, circuits, probes.
     """
     from apps.cli import print_json
-    from apps.session_targets import named_findings, session_output
+    from apps.session_targets import named_findings, session_output, written_note
     from apps.targets import find_run
     from workbench.session import open_session, save_session
 
-    path = session_output(output)
+    path, note, names = session_output(output), written_note(note), named_findings(only)
     found = find_run(run, runs)
-    save_session(found, path, note=note, only=named_findings(only), all_checkpoints=all_checkpoints)
+    save_session(found, path, note=note, only=names, all_checkpoints=all_checkpoints)
     saved = open_session(path)
     if as_json:
         print_json({"session": str(path), "id": saved.id, "bytes": saved.archive.size})
         return
-    n = len(saved.findings)
+    n, shown = len(saved.findings), one_line(str(path))
     sys.stdout.write(
-        f"{path}: {n} {'finding' if n == 1 else 'findings'}, {saved.archive.size:,} bytes; "
-        f"check it with: workbench session replay {path}\n"
+        f"{shown}: {n} {'finding' if n == 1 else 'findings'}, {saved.archive.size:,} bytes; "
+        f"check it with: workbench session replay {shlex.quote(shown)}\n"
     )
 
 
@@ -95,40 +111,49 @@ def verify_(file: File, as_json: options.Json = False) -> None:
         session_console.show_verified(verified)
 
 
-@session.command()
+@session.command(
+    help="Ask every question again on this machine, and say which answers hold.\n\nExit status 0 "
+    "only if findings were replayed and all of them hold; 3 where one drifted or cannot run, or "
+    f"there is none.\n\n{NOT_CHECKED}"
+)
 def replay(
     file: File,
     only: Only = None,
     device: options.Device = "auto",
+    limit: Annotated[int, typer.Option(metavar="SECONDS", min=1, help=SECONDS)] = LIMIT,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Ask every question again on this machine, and say which answers hold.
-
-    Exit status 0 only if all of them do; 3 where one drifted or cannot run.
-    """
+    """Ask every question again on this machine, and say which answers hold."""
     from apps import session_console
     from apps.cli import print_json
     from apps.session_targets import named_findings
+    from workbench.session import open_session
+
+    names, opened = named_findings(only), open_session(file)
+    replayed = _replayed(opened, device, names, limit, quiet)
+    if as_json:
+        print_json(session_console.replayed_document(opened, replayed))
+    else:
+        session_console.show_replayed(replayed)
+    if not session_console.all_hold(replayed):
+        raise typer.Exit(DRIFTED)
+
+
+def _replayed(
+    opened: "Session", device: str, only: list[str] | None, limit: int, quiet: bool
+) -> "Sequence[Replayed]":
+    """Replay behind a progress bar."""
     from apps.terminal import follow
     from workbench.device import find_device
-    from workbench.session import open_session
     from workbench.session.replaying import replay_steps
 
-    opened = open_session(file)
-    steps = replay_steps(opened, device=find_device(device), only=named_findings(only))
-    replayed = follow(
-        steps,
+    return follow(
+        replay_steps(opened, device=find_device(device), only=only, limit=float(limit)),
         lambda progress: (progress.done, progress.total, progress.doing),
         title="replaying",
         quiet=quiet,
     )
-    if as_json:
-        print_json(session_console.replayed_document(opened, replayed))
-    else:
-        session_console.show_replayed(opened, replayed)
-    if any(one.state != "holds" for one in replayed):
-        raise typer.Exit(DRIFTED)
 
 
 @session.command("diff")
@@ -168,38 +193,42 @@ def export(
         bool, typer.Option("--replay", help="Replay it first, and show what holds.")
     ] = False,
     device: options.Device = "auto",
+    limit: ReplayLimit = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Write a session as one page that opens offline, without the Workbench.
 
-    Or one of its circuits as a graph for Neuronpedia's viewer, where the name ends in .json.
+    Or one of its circuits as a graph for Neuronpedia's viewer, where the name ends in .json. The
+    whole file is verified first.
     """
     from apps.session_page import session_page
     from apps.session_targets import named_findings, page_output
-    from apps.terminal import follow
-    from workbench.device import find_device
-    from workbench.session import open_session
-    from workbench.session.replaying import replay_steps
     from workbench.storage import atomic_write
 
-    path = page_output(output)
-    opened = open_session(file)
+    names = named_findings(only)
+    path, seconds = page_output(output, only=names, replay=run_again, limit=limit)
+    opened = _verified(file)
     if path.suffix == ".json":
         from apps.neuronpedia_files import session_graph
 
-        atomic_write(path, session_graph(opened, named_findings(only)))
-        sys.stdout.write(f"{path}\n")
-        return
-    replayed = None
-    if run_again:
-        replayed = follow(
-            replay_steps(opened, device=find_device(device)),
-            lambda progress: (progress.done, progress.total, progress.doing),
-            title="replaying",
-            quiet=quiet,
-        )
-    atomic_write(path, session_page(opened, replayed=replayed).encode())
-    sys.stdout.write(f"{path}\n")
+        content = session_graph(opened, names)
+    else:
+        replayed = _replayed(opened, device, None, seconds, quiet) if run_again else None
+        content = session_page(opened, replayed=replayed).encode()
+    atomic_write(path, content)
+    sys.stdout.write(f"{one_line(str(path))}\n")
+
+
+def _verified(file: Path) -> "Session":
+    """The session, every byte of whose file was checked."""
+    from workbench.errors import SessionError
+    from workbench.session import open_session
+    from workbench.session.verifying import verify
+
+    opened = open_session(file)
+    if verify(file).manifest != opened.manifest:
+        raise SessionError(f"{one_line(str(file))}: it changed while it was read; try again")
+    return opened
 
 
 @session.command("open")

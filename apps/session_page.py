@@ -10,20 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from apps.page import (
-    DASH,
     anchored,
     badge,
     escaped,
     facts,
     moment,
-    pairs,
     sealed_page,
     section,
     words,
 )
 from apps.report import task_title, verdict_sentence
-from apps.report_findings import findings_table
 from apps.session_page_drawing import DRAWING_STYLE
+from apps.session_page_findings import Listed, findings_listed, listed_findings
 from apps.session_page_made import (
     checking_section,
     making_section,
@@ -36,8 +34,11 @@ from apps.session_page_records import (
     mechanism_document,
     record_section,
     record_titles,
+    short,
+    told_pairs,
 )
-from workbench.finding import Finding, Support, finding_to_dict
+from apps.session_page_replayed import replayed_section
+from workbench.finding import Support
 from workbench.session import Session
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 ILLUSTRATED = 60
 """Records with pictures, the first ones, so that the page of a long session still opens."""
+
+
+TITLE = 200
+"""Characters of the title."""
 
 
 class Place(NamedTuple):
@@ -58,10 +63,13 @@ class Place(NamedTuple):
 def session_page(session: Session, *, replayed: "Sequence[Replayed] | None" = None) -> str:
     """The page as one string of HTML. Reads no weights.
 
+    The page says that the file's digests fit: `verify` it first.
+
     Args:
         replayed: what became of its records on this machine; None where nothing was run again.
     """
-    title = task_title({"task": session.network.task})
+    title = short(task_title({"task": session.network.task}), TITLE)
+    listed = listed_findings(session)
     titles = record_titles(session)
     places = {id: Place(f"record-{i}", titles[id]) for i, id in enumerate(titles, 1)}
     return sealed_page(
@@ -70,10 +78,12 @@ def session_page(session: Session, *, replayed: "Sequence[Replayed] | None" = No
             _header(session, title),
             _worth(session, replayed),
             _contents(session, places, replayed),
-            _replayed(replayed),
-            _findings(session, places, replayed),
+            replayed_section(replayed),
+            _findings(session, places, listed, replayed),
             *(
-                record_section(session, one, *places[one.id], drawn=i < ILLUSTRATED)
+                record_section(
+                    session, one, *places[one.id], listed=listed[one.id], drawn=i < ILLUSTRATED
+                )
                 for i, one in enumerate(session.records)
             ),
             notes_section(session),
@@ -93,8 +103,8 @@ def _header(session: Session, title: str) -> str:
     network, manifest = session.network, session.manifest
     versions = ", ".join(f"{words(k)} {escaped(v)}" for k, v in manifest.made_with.items())
     told = {
-        "Task": pairs(network.task),
-        "Network": pairs(network.model),
+        "Task": told_pairs(network.task),
+        "Network": told_pairs(network.model),
         "Seed": "none is known" if network.seed is None else escaped(network.seed),
         "Checkpoints in the file": _steps(session),
         "Session": f"<code>{escaped(manifest.id)}</code>",
@@ -179,7 +189,10 @@ def _contents(
 
 
 def _findings(
-    session: Session, places: Mapping[str, Place], replayed: "Sequence[Replayed] | None"
+    session: Session,
+    places: Mapping[str, Place],
+    listed: Mapping[str, Listed],
+    replayed: "Sequence[Replayed] | None",
 ) -> str:
     states = {one.record.id: one.state for one in replayed or ()}
     unseen = (
@@ -201,52 +214,10 @@ def _findings(
         state = "" if known is None else f" <small>asked again: {badge(known)}</small>"
         anchor, title = places[record.id]
         parts.append(f'<h3><a href="#{anchor}">{title}</a>{state}</h3>')
-        told = [finding_to_dict(finding) for finding in record.findings]
-        parts.append(findings_table(told) if told else "<p>It claims nothing: numbers alone.</p>")
+        parts.append(findings_listed(listed[record.id]))
     if not session.records:
         parts.append("<p>There are none.</p>")
     return anchored("findings", section("What is claimed, and what should have failed", *parts))
-
-
-def _replayed(replayed: "Sequence[Replayed] | None") -> str:
-    if replayed is None:
-        return ""
-    rows = []
-    for one in replayed:
-        kind = words(one.record.kind)
-        told = escaped(one.why) or "within the recorded tolerances"
-        rows.append((f"{kind} <small>the whole record</small>", badge(one.state), told))
-        rows += [
-            (f"<code>{escaped(finding.id)}</code>", badge(one.state), _why(one, finding))
-            for finding in one.record.findings
-        ]
-    body = "".join(
-        f'<tr><th scope="row">{name}</th><td>{state}</td><td class="why">{why}</td></tr>'
-        for name, state, why in rows
-    )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Asked again", "State", "Why"))
-    return anchored(
-        "replayed",
-        section(
-            "What became of it here",
-            "<p>Claims, controls and verdicts were computed anew from the weights in the file and "
-            "compared with the recorded ones. A finding holds where its whole record does.</p>",
-            f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody>'
-            "</table></div>",
-        ),
-    )
-
-
-def _why(one: "Replayed", finding: Finding) -> str:
-    """What of a finding drifted, where it did."""
-    if one.state == "cannot run":
-        return escaped(one.why)
-    own = f"findings.{finding.id}."
-    drifted = [] if one.comparison is None else one.comparison.differences
-    for difference in drifted:
-        if difference.path.startswith(own):
-            return escaped(difference)
-    return "its own numbers agree; something else in its record drifted" if drifted else DASH
 
 
 STYLE = """

@@ -21,25 +21,35 @@ from apps.page import (
     table,
 )
 from apps.report import training_section
-from apps.session_page_records import attempted
+from apps.session_page_records import attempted, told_pairs
+from apps.session_page_replayed import NOT_CHECKED
 from workbench.session import Session
 from workbench.train import Metrics, grokking_step
 
 LISTED = 500
 """Rows of a table of what somebody wrote."""
+NODES = 100
+"""Nodes of a group that are listed."""
+WRITTEN = 1_000_000
+"""Characters of all notes together that are shown, to whole notes."""
 
 
 def notes_section(session: Session) -> str:
-    notes = session.notebook.notes
+    notes, told, room = session.notebook.notes, [], WRITTEN
+    for note in notes:
+        room -= len(note.text)
+        if room < 0:
+            break
+        told.append(
+            f'<article><p class="kicker">{moment(note.created)}</p>'
+            f'<div class="written">{plain(note.text)}</div></article>'
+        )
     if not notes:
         return ""
-    told = "".join(
-        f'<article><p class="kicker">{moment(note.created)}</p>'
-        f'<div class="written">{plain(note.text)}</div></article>'
-        for note in notes
-    )
+    more = len(notes) - len(told)
     who = "<p>As somebody typed them; nothing in them is markup.</p>"
-    return anchored("notes", section("Notes", who, told))
+    left = f'<p class="note">And {more:,} more notes, in the file.</p>' if more else ""
+    return anchored("notes", section("Notes", who, *told, left))
 
 
 def marks_section(session: Session) -> str:
@@ -52,17 +62,20 @@ def marks_section(session: Session) -> str:
         parts.append(_written(("Node", "Called"), rows, len(marks.labels)))
     if marks.groups:
         groups = [
-            (escaped(group.name), ", ".join(f"<code>{escaped(x)}</code>" for x in group.nodes))
-            for group in marks.groups[:LISTED]
+            (escaped(group.name), _nodes(group.nodes, NODES)) for group in marks.groups[:LISTED]
         ]
         parts.append(_written(("Group", "Nodes"), groups, len(marks.groups)))
     if marks.pinned:
-        pinned = ", ".join(f"<code>{escaped(node)}</code>" for node in marks.pinned[:LISTED])
-        parts.append(f"<p>Pinned: {pinned}</p>")
+        parts.append(f"<p>Pinned: {_nodes(marks.pinned, LISTED)}</p>")
     if not parts:
         return ""
     who = "<p>What somebody wrote on the circuit graph. Names are no evidence.</p>"
     return anchored("marks", section("Marks on the circuit graph", who, *parts))
+
+
+def _nodes(nodes: Sequence[str], most: int) -> str:
+    listed = ", ".join(f"<code>{escaped(node)}</code>" for node in nodes[:most])
+    return listed + (f" and {len(nodes) - most:,} more" if len(nodes) > most else "")
 
 
 def _written(heads: tuple[str, str], rows: Sequence[tuple[str, str]], n: int) -> str:
@@ -82,7 +95,7 @@ def making_section(session: Session) -> str:
     network = session.network
     fraction = network.train_fraction
     told = {
-        "Recipe": pairs(network.recipe) if network.recipe else "none is known",
+        "Recipe": told_pairs(network.recipe) if network.recipe else "none is known",
         "Seed": "none is known" if network.seed is None else escaped(network.seed),
         "Trained on": "none is known" if fraction is None else f"{number(fraction)} of the inputs",
         "Random labels": number(network.random_labels),
@@ -139,7 +152,7 @@ def checking_section(session: Session) -> str:
             "<p>The first command checks that the file is whole. The second asks every question "
             "again from the weights in the file, controls included, and says which answers hold, "
             "which drifted and by how much. The third makes a run of it, on which every other "
-            "command works. Nothing in the file is executed.</p>",
+            f"command works. Nothing in the file is executed. {escaped(NOT_CHECKED)}</p>",
             f"<pre>{code}</pre><p>The same in Python:</p><pre>{plain(python)}</pre>",
         ),
     )

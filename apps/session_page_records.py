@@ -23,15 +23,15 @@ from apps.page import (
     words,
 )
 from apps.report import parts_section, verdict_sentence
-from apps.report_findings import bar_panels
 from apps.report_pictures import formula_section, gallery_section, maps_section, spectra_section
 from apps.session_page_circuits import circuit_pictures, sweep_pictures
+from apps.session_page_findings import FINDINGS, Listed, bounded, findings_drawn
 from apps.session_page_probes import across_charts, line_maps
+from apps.session_page_replayed import TIGHTER
 from probes.analyses.probe import lines_of
 from probes.analyses.probe_training import across_of
 from workbench.analysis import analyses
 from workbench.errors import SessionError
-from workbench.finding import finding_to_dict
 from workbench.record import Record
 from workbench.session import Session
 
@@ -39,24 +39,27 @@ MOST_BYTES = 2**28
 """Arrays larger than this are not drawn."""
 LONGEST_AXIS = 4096
 """Nor arrays of a mechanism with a longer axis."""
-MOST_JSON = 30_000
-"""Characters of JSON that are shown."""
+MOST_JSON, LEAST_JSON = 30_000, 1000
+"""Characters of JSON that are shown of a record with pictures, and of one without."""
 NAMING = ("site", "method", "variable", "variables")
 """Parameters that tell records of one kind apart."""
 SHORT = 120
 """Characters of a parameter that is shown beside the others."""
+LONG = 2000
+"""Characters of a setting of the task, the network or its training."""
 
 Arrays = Mapping[str, Tensor]
 
 
 def record_section(
-    session: Session, record: Record, anchor: str, title: str, *, drawn: bool = True
+    session: Session, record: Record, anchor: str, title: str, *, listed: Listed, drawn: bool
 ) -> str:
     """One record: the question, pictures, the numbers beside their controls, and it all as JSON.
 
     Args:
         anchor: the section's id.
         title: HTML.
+        listed: its findings.
         drawn: whether with pictures.
     """
     known = record.kind in analyses
@@ -69,15 +72,16 @@ def record_section(
     )
     pictures = '<p class="note">Its pictures are left out: there are many records.</p>'
     if drawn:
-        bars = attempted(lambda: _bars(record), "Its findings cannot be drawn")
+        bars = attempted(lambda: findings_drawn(listed), "Its findings cannot be drawn")
         pictures = _drawn(session, record) + bars
+    most = MOST_JSON if drawn else LEAST_JSON
     parts = [
         f'<section id="{escaped(anchor)}">\n<h2>{title}</h2>\n',
         told,
         _asked(record),
         pictures,
-        details("Parameters as JSON", json_text(record.parameters)),
-        details("Result as JSON", json_text(record.result)),
+        details("Parameters as JSON", json_text(record.parameters, most)),
+        details("Result as JSON", json_text(record.result, most)),
         "\n</section>",
     ]
     return "".join(parts)
@@ -105,12 +109,22 @@ def attempted(draw: Callable[[], str], failed: str) -> str:
         return f'<p class="warning">{failed}: {escaped(why)}.</p>'
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, most: int = MOST_JSON) -> str:
     """JSON data for people to read, cut where it is very long."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
-    lines = "\n".join(escaped(line) for line in text[:MOST_JSON].splitlines())
-    more = f'<p class="note">Cut after {MOST_JSON:,} of {len(text):,} characters; the file has all.'
-    return f"<pre>{lines}</pre>" + (f"{more}</p>" if len(text) > MOST_JSON else "")
+    lines = "\n".join(escaped(line) for line in text[:most].splitlines())
+    more = f'<p class="note">Cut after {most:,} of {len(text):,} characters; the file has all.</p>'
+    return f"<pre>{lines}</pre>" + (more if len(text) > most else "")
+
+
+def told_pairs(data: Mapping[str, Any]) -> str:
+    """Settings as `p = 113, equals_token = true`, long ones cut."""
+    return pairs({key: _shown(value, LONG) for key, value in data.items()})
+
+
+def short(text: str, longest: int) -> str:
+    """The text, cut where it is longer."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def mechanism_document(session: Session, record: Record) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def mechanism_document(session: Session, record: Record) -> dict[str, Any]:
         "model": network.model,
         "seed": network.seed,
         "source": network.source,
-        "findings": [finding_to_dict(finding) for finding in record.findings],
+        "findings": [bounded(finding) for finding in record.findings[:FINDINGS]],
     }
 
 
@@ -146,7 +160,9 @@ def _asked(record: Record) -> str:
             "Took": seconds(record.seconds),
             "Made with": f"Workbench {escaped(made.workbench)}, torch {escaped(made.torch)}, "
             f"Python {escaped(made.python)}, {escaped(made.device)}, {threads}",
-            "Tolerance of a replay": near or "none: numbers must be equal",
+            "Tolerance of a replay": f"{near}; {escaped(TIGHTER)}"
+            if near
+            else "none: numbers must be equal",
         }
     )
 
@@ -157,11 +173,10 @@ def _named(value: object) -> str:
     return ", ".join(escaped(_shown(one)) for one in some[:5] if isinstance(one, str))
 
 
-def _shown(value: Any) -> Any:
-    if not isinstance(value, list | dict | str):
-        return value
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+def _shown(value: Any, longest: int = SHORT) -> Any:
+    if isinstance(value, list | dict):
+        value = json.dumps(value, ensure_ascii=False)
+    return short(value, longest) if isinstance(value, str) else value
 
 
 # ---------------------------------------------------------------------- pictures
@@ -176,11 +191,6 @@ def _drawn(session: Session, record: Record) -> str:
         "This record cannot be drawn, it is damaged or not what its kind says. Its findings and "
         "its JSON are as they were saved",
     )
-
-
-def _bars(record: Record) -> str:
-    findings = [finding_to_dict(finding) for finding in record.findings]
-    return f"<h3>Beside the controls</h3>{bar_panels(findings)}" if findings else ""
 
 
 def _arrays(session: Session, record: Record) -> Arrays:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -17,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from workbench.strict import one_line
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -36,12 +40,30 @@ VERDICT_STYLES = {
 
 def out() -> Console:
     """Standard output, as it is now (tests replace it)."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    return Console(file=sys.stdout, highlight=False, soft_wrap=False, emoji=False)
 
 
 def err() -> Console:
     """Standard error, as it is now."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
+
+
+def folded(text: str, *, first: str = "", rest: str | None = None, width: int) -> list[str]:
+    """Text of one line as lines no wider than `width`, each behind a prefix of ours.
+
+    A terminal begins a line that is too long again at its left edge, where our own words stand:
+    what a stranger wrote must not get there.
+
+    Args:
+        first: before the first line.
+        rest: before every other line; as `first` when None.
+    """
+    rest = first if rest is None else rest
+    room = max(width - max(cell_len(first), cell_len(rest)), 20)
+    if cell_len(text) <= room:
+        return [first + text]
+    lines = Text(text).wrap(out(), room, overflow="fold", no_wrap=False)
+    return [(rest if i else first) + line.plain.rstrip() for i, line in enumerate(lines)]
 
 
 def follow(
@@ -63,7 +85,7 @@ def follow(
             except StopIteration as end:
                 result: R = end.value
                 return result
-            progress.update(task, completed=done, total=total, words=words)
+            progress.update(task, completed=done, total=total, words=one_line(words))
 
 
 @contextmanager
@@ -72,7 +94,7 @@ def _bar(quiet: bool) -> Generator[Progress, None, None]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -127,6 +149,7 @@ def show_whole(made: Table) -> None:
     """A table as wide as it needs to be: on a narrow terminal columns would be left out."""
     for column in made.columns:
         column.no_wrap = True
-    wide = Console(file=sys.stdout, highlight=False, width=WIDE)
-    wide = Console(file=sys.stdout, highlight=False, width=wide.measure(made).maximum)
+    wide = Console(file=sys.stdout, highlight=False, emoji=False, width=WIDE)
+    width = wide.measure(made).maximum
+    wide = Console(file=sys.stdout, highlight=False, emoji=False, width=width)
     wide.print(made)

@@ -3,15 +3,20 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from apps import cli
+from apps.session_console import all_hold
+from apps.session_targets import LIMIT
 from tests.session.saved import LAST, forged, run_with_findings, with_record
-from workbench.session import open_session
+from workbench.progress import Progress
+from workbench.session import open_session, replaying
+from workbench.session.replaying import Replayed
 
 
 class Said(NamedTuple):
@@ -91,7 +96,7 @@ def test_a_session_that_drifted_ends_with_status_3(
     forged(session, tmp_path / "b.workbench", lambda d: with_record(d, 0, change))
     said = workbench("replay", "b.workbench", "-q")
     assert said.status == 3 and "2 of 3 hold" in said.out
-    assert "drifted patching: findings.patch" in said.out
+    assert "drifted: patching at step 1: patch_head\n  why: findings.0.value: " in said.out
     told = json.loads(workbench("replay", "b.workbench", "-q", "--json").out)
     assert told["holds"] is False
     drifted = [one for one in told["replayed"] if one["state"] == "drifted"]
@@ -120,6 +125,104 @@ def test_foreign_text_is_shown_as_it_is(workbench: Run, saved: str) -> None:
     assert "look [bold]here[/bold]" in workbench("show", saved).out
 
 
+def test_a_replay_says_what_it_does_not_check(workbench: Run, saved: str) -> None:
+    for said in (workbench("replay", saved, "-q"), workbench("replay", "--help")):
+        text = " ".join(said.out.replace("│", " ").split())
+        assert said.status == 0
+        assert "does not check step numbers, the training curve and how the network was" in text
+        assert "notes and marks, or who made the file, when and with what" in text
+
+
+def test_nothing_to_replay_is_not_a_success(workbench: Run, saved: str, tmp_path: Path) -> None:
+    forged(
+        open_session(saved),
+        tmp_path / "none.workbench",
+        lambda document: document.model_copy(update={"records": ()}),
+    )
+    said = workbench("replay", "none.workbench", "-q")
+    assert said.status == 3 and said.out == "nothing to replay: it holds no findings\n"
+    told = workbench("replay", "none.workbench", "-q", "--json")
+    assert told.status == 3 and json.loads(told.out)["holds"] is False
+    shown = workbench("show", "none.workbench")
+    assert shown.status == 0 and "\nno findings\n" in shown.out
+
+
+def test_answers_without_a_finding_hold_no_claim(
+    workbench: Run, saved: str, tmp_path: Path
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["findings"] = []
+
+    bare = forged(
+        open_session(saved), tmp_path / "bare.workbench", lambda d: with_record(d, 0, change)
+    )
+    said = workbench("replay", "bare.workbench", "-q", "--only", bare.records[0].id)
+    assert said.status == 3 and "patching at step 1: no finding\n" in said.out
+    assert all_hold([]) is False
+    kept = [
+        Replayed(record=one, state="holds", why="", comparison=None, seconds=0.0)
+        for one in bare.records
+    ]
+    assert all_hold(kept[:1]) is False and all_hold(kept) is True
+    assert all_hold([*kept, replace(kept[1], state="drifted")]) is False
+
+
+def test_how_long_a_record_may_take_reaches_the_replay(
+    workbench: Run, saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def fake(session: Any, *, device: Any, only: Any, limit: float) -> Iterator[Progress]:
+        asked.append(limit)
+        yield Progress(1, 1, "done")
+        return []
+
+    monkeypatch.setattr(replaying, "replay_steps", fake)
+    workbench("replay", saved, "-q")
+    workbench("replay", saved, "-q", "--limit", "7")
+    workbench("export", saved, "-q", "--replay", "-o", "page.html", "--limit", "8")
+    workbench("export", saved, "-q", "--replay", "-o", "page.html")
+    assert asked == [600, 7, 8, 600] and replaying.LIMIT == LIMIT
+    assert workbench("replay", saved, "-q", "--limit", "0").status == 2
+    assert len(asked) == 4
+
+
+def test_a_stopped_replay_says_what_is_true(
+    workbench: Run, saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **options: Any) -> Iterator[Progress]:
+        yield Progress(0, 1, "reading")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replaying, "replay_steps", stopped)
+    said = workbench("replay", saved, "-q")
+    assert said.status == 130 and said.out == ""
+    told = "nothing that was saved is damaged: give the same command again to finish"
+    assert said.err == f"error: stopped; {told}\n"
+
+
+def test_a_run_of_a_session_is_listed_as_such(workbench: Run, saved: str) -> None:
+    assert workbench("open", saved).status == 0
+    rows = json.loads(workbench.command("runs", "--json").out)
+    states = {Path(row["run"]).name: row["state"] for row in rows}
+    opened = [name for name in states if "-session-" in name]
+    assert len(states) == 2 and len(opened) == 1
+    assert states[opened[0]] == "from a session" and states["small"] == "complete"
+
+
+def test_no_page_is_written_of_a_damaged_file(workbench: Run, saved: str, tmp_path: Path) -> None:
+    session = open_session(saved)
+    name = next(one for one in session.archive.entries if "weights" in one)
+    data = bytearray((tmp_path / saved).read_bytes())
+    data[session.archive.entries[name].stop - 1] ^= 1
+    (tmp_path / "bad.workbench").write_bytes(bytes(data))
+    assert workbench("show", "bad.workbench").status == 0  # it reads no weights
+    for output in ("page.html", "graph.json"):
+        said = workbench("export", "bad.workbench", "-o", output)
+        assert said.status == 2 and name in said.err and "digest" in said.err
+        assert not (tmp_path / output).exists()
+
+
 def test_the_page(workbench: Run, saved: str, tmp_path: Path) -> None:
     said = workbench("export", saved, "-o", "page.html")
     assert said.status == 0 and said.out == "page.html\n"
@@ -141,6 +244,15 @@ def test_the_page(workbench: Run, saved: str, tmp_path: Path) -> None:
         (("replay", "runs/small/config.json"), "config.json"),
         (("diff", "a.workbench", "b.workbench"), "b.workbench"),
         (("export", "a.workbench", "-o", "page.txt"), "end its name in .html"),
+        (("export", "a.workbench", "-o", "p.html", "--only", "x"), "--only names the circuit of a"),
+        (("export", "a.workbench", "-o", "g.json", "--replay"), "--replay is for a page; drop it"),
+        (("export", "a.workbench", "-o", "p.html", "--limit", "9"), "--limit is for a replay"),
+        (("export", "a.workbench", "-o", f"{'x' * 300}.html"), "a name of 305 bytes; choose one"),
+        (("save", "small", "-o", f"{'é' * 100}.workbench"), "a name of 210 bytes; choose one of"),
+        (("save", "small", "-o", f"{'x/' * 2100}y.workbench"), "a path of 4211 bytes; choose one"),
+        (("export", "a.workbench", "-o", f"{'x' * 300}/p.html"), "-o xxx"),
+        (("save", "small", "-o", "b.workbench", "--note", ""), "--note is empty; write something"),
+        (("save", "small", "-o", "b.workbench", "--note", " \n"), "--note is empty; write"),
         (("open", "junk.workbench"), "junk.workbench"),
         (("opn", "a.workbench"), "opn"),
     ],

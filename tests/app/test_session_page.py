@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from apps import session_page_findings, session_page_made, session_page_replayed
 from apps.page import plain
 from apps.session_page import session_page
+from apps.session_page_replayed import NOT_CHECKED
 from tests.app.small_session import (
     DRAWN,
     NOTE,
@@ -74,7 +76,10 @@ def test_every_record_is_told_with_what_it_was_asked(session: Session, html: str
     for record in session.records:
         assert f"Kind {record.kind} Record {record.id}" in text
     assert "seed = 0, n_draws = 20" in text and "Took 1.2 s" in text
-    assert "* within 0.001 + 0.002 × |recorded|" in text
+    assert (
+        "* within 0.001 + 0.002 × |recorded|; of the recorded tolerance and this Workbench's own "
+        "the tighter counts" in text
+    )
     assert "cannot be drawn" not in text and "does not know" not in text
     assert "This record" not in text
     by_kind = {record.kind: part for record, part in zip(session.records, parts(html), strict=True)}
@@ -109,8 +114,9 @@ def test_what_was_not_run_again_is_said_so(html: str) -> None:
 
 def test_what_was_run_again_is_told_finding_by_finding(session: Session) -> None:
     by_kind = {record.kind: record for record in session.records}
+    formula = [finding.id for finding in by_kind["mechanism"].findings].index("formula")
     apart = Difference(
-        path="findings.formula.value", recorded=0.9321, replayed=0.5, by=0.4321, allowed=0.001
+        path=f"findings.{formula}.value", recorded=0.9321, replayed=0.5, by=0.4321, allowed=0.001
     )
     replayed = [
         Replayed(
@@ -142,7 +148,9 @@ def test_what_was_run_again_is_told_finding_by_finding(session: Session) -> None
     assert f"formula ◐ drifted {apart}" in text
     assert "sufficiency ◐ drifted its own numbers agree; something else in its record" in text
     assert "○ cannot run no <b>method</b>" in text and "<b>" not in html
-    assert "the whole record ● holds within the recorded tolerances" in text
+    assert "the whole record ● holds within the tolerances" in text
+    assert "of the recorded tolerance and this Workbench's own the tighter counts" in text
+    assert text.count(NOT_CHECKED) == 2  # beside the states, and where it says how to replay
 
 
 # ---------------------------------------------------------------------- strangers
@@ -246,6 +254,69 @@ def test_a_long_session_is_told_whole_and_drawn_in_part(session: Session, tmp_pa
     html = session_page(changed(session, tmp_path / "x.workbench", change))
     assert html.count("Its pictures are left out") == 10
     assert "Patching, head (70)" in html and f"patching-{69:016x}" in html
+
+
+def test_of_many_findings_the_first_are_listed_and_how_many_more(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_page_findings, "FINDINGS", 3)
+    monkeypatch.setattr(session_page_findings, "CONTROLS", 4)
+    monkeypatch.setattr(session_page_findings, "BARS", 2)
+    monkeypatch.setattr(session_page_replayed, "LISTED", 3)
+    control = {"value": 0.5, "n": 7, "interval": None, "unit": "draws"}
+
+    def change(document: dict[str, Any]) -> None:
+        record = next(one for one in document["records"] if one["kind"] == "patching")
+        document["records"] = [
+            record | {"id": f"patching-{i:016x}", "arrays": None} for i in (1, 2)
+        ]
+        for i, one in enumerate(document["records"]):
+            one["findings"] = [
+                a_finding(f"found_{i}_{k}")
+                | {"controls": [control | {"name": f"beside {c}"} for c in range(9)]}
+                for k in range(5)
+            ]
+
+    many = changed(session, tmp_path / "x.workbench", change)
+    replayed = [
+        Replayed(
+            record=record,
+            state="holds",
+            why="",
+            comparison=Comparison(n=3, differences=(), closeness=0.0),
+            seconds=1.0,
+        )
+        for record in many.records
+    ]
+    html = session_page(many, replayed=replayed)
+    text = text_of(html)
+    told = text[text.index("What is claimed, and what should") : text.index("Beside the controls")]
+    assert [told.count(f"claim of found_0_{k}") for k in range(5)] == [1, 1, 1, 0, 0]
+    assert told.count("beside 3 0.5000") == 3 and "beside 4" not in text
+    assert "Left out here: 2 more findings, 5 more controls of found_0_0 , 5 more" in told
+    assert "Left out here: 5 more findings; workbench session show --json lists all" in told
+    assert "Of each finding the first 2 controls are drawn." in text
+    assert html.count('class="control"') < 100 and "And 7 more findings." in text
+    assert text.count("found_0_2 ● holds") == 1 and "found_0_3 ● holds" not in text
+
+
+def test_of_very_long_notes_the_first_are_shown_and_how_many_more(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_page_made, "WRITTEN", 10)
+    monkeypatch.setattr(session_page_made, "NODES", 2)
+
+    def change(document: dict[str, Any]) -> None:
+        written = ("123456", "7890", "x")
+        made = "2026-11-20T18:53:06Z"
+        document["notebook"]["notes"] = [{"text": one, "created": made} for one in written]
+        nodes = ["a0.h0", "a0.h1", "m0"]
+        document["notebook"]["marks"]["groups"] = [{"name": "adders", "nodes": nodes}]
+
+    html = session_page(changed(session, tmp_path / "x.workbench", change))
+    written = re.findall(r'<div class="written">(.*?)</div>', html)
+    assert written == ["123456", "7890"] and "And 1 more notes, in the file." in html
+    assert "adders a0.h0 , a0.h1 and 1 more" in text_of(html)
 
 
 def test_a_session_without_findings_or_records(session: Session, tmp_path: Path) -> None:
