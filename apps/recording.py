@@ -6,6 +6,7 @@ Every command that finds something goes through here:
     keep(run, recorded)
 """
 
+import math
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from workbench.errors import RunError
 from workbench.finding import finding_to_dict
 from workbench.progress import Progress
 from workbench.record import Record
-from workbench.records import read_arrays, read_records, write_record
+from workbench.records import read_arrays, read_notebook, read_records, write_record
 from workbench.run import Run
 from workbench.storage import atomic_write
 from workbench.training import outcome_of
@@ -98,9 +99,10 @@ def explanation_document(run: Run, record: Record, others: list[Record]) -> dict
         "model": config.to_dict(run.config.model),
         "seed": run.config.seed,
         "source": run.config.source,
+        "session": read_notebook(run).parent,
         "grokking_step": None if trained is None else trained.grokking_step,
         "seconds": {
-            "train": None if trained is None else trained.seconds,
+            "train": None if trained is None or math.isnan(trained.seconds) else trained.seconds,
             "explain": record.seconds,
         },
     }

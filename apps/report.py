@@ -89,6 +89,11 @@ def _header(document: Document) -> str:
     }
     if source:
         told["Source, as its publisher has it"] = pairs(source)
+    if document.get("session"):
+        told["Opened from session"] = (
+            f"<code>{escaped(document['session'][:12])}</code>: what was not asked again here is "
+            "its author's word; replay the file"
+        )
     return (
         f'<header>\n<p class="kicker">Workbench report</p>\n'
         f"<h1>{escaped(task_title(document))}</h1>\n"

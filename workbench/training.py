@@ -131,11 +131,14 @@ def train(
 
 
 def outcome_of(run: Run) -> Outcome:
-    """What a run's metrics say of it. Raises `RunError` where there are none."""
+    """What a run's metrics say of it; what they lack (of a run from a session) is NaN.
+
+    Raises `RunError` where there are none.
+    """
     rows = run.metrics()
     if not rows:
         raise RunError(f"{run.path} has no metrics; run the same training to resume it")
-    history = [Metrics(**{key: _number(row[key]) for key in Metrics._fields}) for row in rows]
+    history = [Metrics(**{key: _number(row.get(key)) for key in Metrics._fields}) for row in rows]
     last = history[-1]
     unknown = math.isnan(last.held_out_accuracy)
     best = max(row.train_accuracy for row in history)
@@ -154,7 +157,7 @@ def outcome_of(run: Run) -> Outcome:
         grokking_step=grokking_step(history),
         train_accuracy=last.train_accuracy,
         held_out_accuracy=None if unknown else last.held_out_accuracy,
-        seconds=float(rows[-1]["seconds"]),
+        seconds=_number(rows[-1].get("seconds")),
         warning=warning,
     )
 

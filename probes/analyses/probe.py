@@ -20,9 +20,9 @@ from workbench.finding import Finding
 from workbench.progress import Progress
 from workbench.record import Record, Tolerance
 from workbench.run import Run
+from workbench.strict import Label
 from workbench.subject import Subject, subject_of
 
-Text = Annotated[str, Field(max_length=200)]
 Strength = Annotated[float, Field(allow_inf_nan=False)]
 Position = Annotated[int, Field(gt=-(2**20), lt=2**20)]
 
@@ -75,20 +75,20 @@ class ProbeAnalysis(ProbeSpec, Analysis):
     summary = "variables probed at every site, beside their controls, erased, and swapped"
     tolerances: ClassVar = TOLERANCES
 
-    variables: Annotated[tuple[Text, ...], Field(min_length=1, max_length=64)]
-    hooks: Annotated[tuple[Text, ...], Field(max_length=1000)] | None = None
+    variables: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)]
+    hooks: Annotated[tuple[Label, ...], Field(max_length=1000)] | None = None
     positions: Annotated[tuple[Position, ...], Field(max_length=1000)] | None = None
-    probes: Annotated[tuple[Text, ...], Field(min_length=1, max_length=32)] = ("ridge",)
+    probes: Annotated[tuple[Label, ...], Field(min_length=1, max_length=32)] = ("ridge",)
     strengths: Annotated[
-        dict[Text, Annotated[tuple[Strength, ...], Field(max_length=100)]], Field(max_length=32)
+        dict[Label, Annotated[tuple[Strength, ...], Field(max_length=100)]], Field(max_length=32)
     ] = field(default_factory=dict)
     splits: Annotated[tuple[SplitKind, ...], Field(max_length=3)] = ("grouped",)
-    held_out_by: Text | None = None
+    held_out_by: Label | None = None
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, max_length=64)
     ] = (0, 1, 2)
     n_inputs: Annotated[int, Field(ge=16, le=2**18)] | None = None
-    distribution: Text = "uniform"
+    distribution: Label = "uniform"
     controls: Annotated[tuple[Control, ...], Field(max_length=len(CONTROLS))] = CONTROLS
     n_permutations: Annotated[int, Field(ge=19, le=100_000)] = 999
     n_untrained: Annotated[int, Field(ge=1, le=100)] = 5

@@ -17,8 +17,8 @@ from workbench.finding import Control, Finding
 from workbench.progress import Progress
 from workbench.record import Record, Tolerance
 from workbench.run import Run
+from workbench.strict import Label
 
-Text = Annotated[str, Field(max_length=200)]
 FROM_ONE_ON = (
     "supported: at one of the sites it holds from one of the checkpoints to the last; holds: the "
     "interval lies above those of all its controls, and it is at least half way from the highest "
@@ -57,16 +57,16 @@ class ProbeTrainingAnalysis(Analysis):
     summary = "from which checkpoint on a variable can be read, and from which it is used"
     tolerances: ClassVar = TOLERANCES
 
-    variable: Text
+    variable: Label
     """One of `Task.variables`."""
     checkpoints: (
         Annotated[tuple[Annotated[int, Field(ge=0, lt=10**9)], ...], Field(max_length=10_000)]
         | None
     ) = None
     """Steps that are followed; all where None."""
-    sites: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)] | None = None
+    sites: Annotated[tuple[Label, ...], Field(min_length=1, max_length=100)] | None = None
     """Such as `blocks.0.hook_resid_mid@2`, of one width; those of `follow_variable` where None."""
-    probe: Text = "ridge"
+    probe: Label = "ridge"
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, max_length=64)
     ] = (0, 1, 2)

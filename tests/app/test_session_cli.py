@@ -308,3 +308,22 @@ def test_a_circuit_goes_to_the_graph_viewer_and_comes_back(
     name = "circuit_eap_ig_3_edges"
     assert workbench("export", "c.workbench", "-o", "again.json", "--only", name).status == 0
     assert json.loads((tmp_path / "again.json").read_text()) == graph
+
+
+def test_the_report_of_an_opened_run_says_whose_word_it_is(
+    workbench: Run, saved: str, tmp_path: Path
+) -> None:
+    run = json.loads(workbench("open", saved, "--json").out)["run"]
+    said = workbench.command("explain", run, "--draws", "2", "-q", "--json")
+    assert said.status == 0, said.err
+    document = json.loads(said.out)
+    assert document["session"] == open_session(saved).id
+    assert {"patch_head", "patch_mlp_out"} < {finding["id"] for finding in document["findings"]}
+    page = (tmp_path / run / "report.html").read_text()
+    assert "Opened from session" in page and "author's word" in page
+    own = json.loads(workbench.command("explain", "small", "--draws", "2", "-q", "--json").out)
+    assert own["session"] is None
+    assert "Opened from session" not in (tmp_path / "runs/small/report.html").read_text()
+    listed = workbench.command("runs", "--json")
+    states = {Path(row["run"]).name: row["state"] for row in json.loads(listed.out)}
+    assert states == {"small": "complete", Path(run).name: "from a session"}
