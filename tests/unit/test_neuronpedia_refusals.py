@@ -148,7 +148,7 @@ MALFORMED: dict[str, tuple[Spoil, str]] = {
     ),
     "a kept mark that steers": (
         lambda data: data["qParams"]["workbench"]["labels"].update({"a\x1b\n": "x"}),
-        "U+001B is not allowed",
+        "U+000A is not allowed",
     ),
     "an unknown kind of mark": (
         lambda data: data["qParams"]["workbench"].update(script="x"),
