@@ -360,3 +360,10 @@ def test_a_damaged_member_is_refused_before_anything_is_asked(
     (tmp_path / "b.workbench").write_bytes(bytes(data))
     with pytest.raises(SessionError, match="does not have the digest"):
         replay(open_session(tmp_path / "b.workbench"))
+
+
+def test_a_session_saved_by_the_first_version_still_holds() -> None:
+    """Kept as it was written: what changes an analysis' parameters or numbers changes old files."""
+    session = open_session(Path(__file__).parent / "golden" / "replayed-v1.workbench")
+    assert session.manifest.schema_version == 1 and len(session.findings) == 3
+    assert states(replay(session)) == ["holds"] * 3
