@@ -20,7 +20,7 @@ WEIGHTS = "152bbb69507a55c9d94818d0baa0fec36d4185828a994e9b561fcbe442719297"
 
 
 def test_there_is_one_for_every_version() -> None:
-    found = {path.name for path in making.GOLDEN.parent.glob("*.workbench")}
+    found = {path.name for path in making.GOLDEN.parent.glob("v*.workbench")}
     assert found == {f"v{version}.workbench" for version in READERS}
 
 
