@@ -1,6 +1,5 @@
 """Probing: variables of a network at its sites, beside their controls, erased, and swapped."""
 
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -151,8 +150,8 @@ def _line_of(row: dict[str, Any]) -> Line:
     """The inverse of `row_of`."""
     told = dict(row)
     place, (low, high) = told.pop("site"), told.pop("interval")
-    hook, head = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", place, re.DOTALL).groups()  # type: ignore[union-attr]
-    return Line(hook=hook, head=None if head is None else int(head), low=low, high=high, **told)
+    hook, _, head = place.removesuffix("]").partition("[")
+    return Line(hook=hook, head=int(head) if head else None, low=low, high=high, **told)
 
 
 def _told(run: Run, spec: ProbeSpec, lines: Sequence[Line]) -> dict[str, Any]:
