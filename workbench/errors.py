@@ -67,3 +67,7 @@ class ResourceError(WorkbenchError):
 
 class DeviceError(WorkbenchError):
     """A device that was asked for and is not there."""
+
+
+class AppError(WorkbenchError):
+    """Something a page or a job of the app was asked for and cannot do."""
