@@ -1,7 +1,8 @@
-"""Charts as data: what is shown, apart from how. `apps.web.show` draws them.
+"""Charts as data: what is shown, apart from how. `apps.web.charts.show` draws them.
 
-Every chart knows its table (`rows`), the words read to those who do not see it (`alt`), and the name
-of its exports. The index of a mark is the index of its row in the table: a click on either gives it.
+Every chart has a table (`apps.web.charts.rows`), words for those who do not see it (`alt`), and a
+name for its exports. The index of a mark is the index of its row in the table: a click on either
+gives it.
 Nothing is clamped unseen: limits default to what the values need, and a scale that cuts says so.
 """
 
@@ -14,6 +15,7 @@ from torch import Tensor
 Scale = Literal["signed", "share", "size", "right_wrong", "phase"]
 """`signed`: diverging, symmetric about zero. `share`: 0 to 1, fixed. `size`: 0 to the largest.
 `right_wrong`: true or false. `phase`: cyclic, -pi to pi."""
+Number = int | float
 Dash = Literal["solid", "dashed", "dotted"]
 
 
@@ -34,7 +36,7 @@ class HeatMap:
     measure: str
     """What a value is, with its unit, such as `effect on logit difference (nats)`."""
     scale: Scale
-    limit: float | None = None
+    limit: Number | None = None
     """The end of a `signed` or `size` scale; what the values need when None. Give it where charts
     are compared."""
     low: Shaped[Tensor, "row column"] | None = None
@@ -49,9 +51,9 @@ class Series:
     """One line of a chart, or one set of bars."""
 
     name: str
-    y: tuple[float | None, ...]
-    low: tuple[float | None, ...] | None = None
-    high: tuple[float | None, ...] | None = None
+    y: tuple[Number | None, ...]
+    low: tuple[Number | None, ...] | None = None
+    high: tuple[Number | None, ...] | None = None
     """95 % interval, drawn as a band."""
     dash: Dash = "solid"
     """Controls are dashed."""
@@ -63,13 +65,13 @@ class LineChart:
 
     name: str
     alt: str
-    x: tuple[float, ...]
+    x: tuple[Number, ...]
     series: tuple[Series, ...]
     x_axis: str
     y_axis: str
     log_y: bool = False
-    y_range: tuple[float, float] | None = None
-    marks: tuple[tuple[float, str], ...] = ()
+    y_range: tuple[Number, Number] | None = None
+    marks: tuple[tuple[Number, str], ...] = ()
     """Vertical lines: where, and what."""
 
 
@@ -84,7 +86,7 @@ class BarChart:
     """A finding beside its controls, say."""
     x_axis: str
     y_axis: str
-    y_range: tuple[float, float] | None = None
+    y_range: tuple[Number, Number] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +95,12 @@ class ScatterChart:
 
     name: str
     alt: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
+    x: tuple[Number, ...]
+    y: tuple[Number, ...]
     labels: tuple[str, ...]
     x_axis: str
     y_axis: str
-    colour: tuple[float, ...] | None = None
+    colour: tuple[Number, ...] | None = None
     """Phases in -pi to pi, coloured in a circle; or None."""
     square: bool = True
     """Both axes of the same length."""
@@ -127,8 +129,8 @@ class GraphNode:
     """What is written on it."""
     kind: Literal["embedding", "head", "mlp", "logits", "group"]
     """Drawn as its shape."""
-    x: float
-    y: float
+    x: Number
+    y: Number
     """Upwards, from the embeddings to the logits."""
     pinned: bool = False
 
@@ -143,7 +145,7 @@ class GraphEdge:
     """The name of a node."""
     reader: str
     """The name of a node (a head, not its port)."""
-    score: float
+    score: Number
     """Its width; solid where positive, dashed where negative."""
     live: bool = True
     """False for a dead end, drawn dotted and pale."""
@@ -159,6 +161,9 @@ class CircuitGraph:
     edges: tuple[GraphEdge, ...]
     measure: str
     """What a score is."""
+    limit: float | None = None
+    """The score of the widest edge; the largest there is when None. Give it where graphs are
+    compared."""
 
 
 Chart = HeatMap | LineChart | BarChart | ScatterChart | Gallery | CircuitGraph

@@ -1,0 +1,154 @@
+"""Small heat maps side by side as one ECharts option: a click anywhere on map `i` gives row `i`.
+
+Every map is an image with a block of pixels for each cell, so that a page of large maps is drawn at
+once. Above the images lies a grid of unseen cells, one for each map, which takes the clicks.
+"""
+
+import base64
+
+import torch
+from einops import repeat
+from jaxtyping import UInt8
+from torch import Tensor
+
+from apps.figures import png
+from apps.web.charts.chart import Gallery, HeatMap
+from apps.web.charts.colours import Theme, scale_colours, span_of
+from apps.web.charts.echarts_heat import beyond_words, end_text
+from apps.web.charts.echarts_parts import NAMED, Look, Option, always, keys_of, selecting, template
+
+ACROSS = 6
+"""Maps beside each other."""
+PIXELS = 200
+"""Of an image's longer side, at least, so that the browser does not blur its cells."""
+TOP_LEVEL, BEYOND, MISSING = 252, 254, 255
+"""Levels of an image run 0 ... 252, so that 126 is the exact middle; two more are no value's."""
+TITLE, GAP = 0.13, 0.05
+"""Share of a map's place that its title takes from the height, and the space around it."""
+CLEAR = "rgba(0,0,0,0)"
+
+
+def gallery(chart: Gallery, look: Look) -> Option:
+    """Maps in rows of `ACROSS`."""
+    down = max(1, -(-len(chart.maps) // ACROSS))
+    whole = {"left": 0, "right": 0, "top": 0, "bottom": 0}
+    hidden: Option = {"type": "category", "show": False}
+    across = {**hidden, "data": [str(i) for i in range(ACROSS)]}
+    names = [str(i) for i in range(down)]
+    rows = [_row(chart, row, down, look.theme) for row in range(down)]
+    images = [series for series, _ in rows]
+    return {
+        "animation": False,
+        "tooltip": {"confine": True},
+        "grid": [whole, *(grid for _, grid in rows)],
+        "xAxis": [{**across, "gridIndex": i} for i in range(down + 1)],
+        "yAxis": [
+            {**hidden, "data": names, "inverse": True, "gridIndex": 0},
+            *(
+                {"type": "value", "show": False, "min": 0, "max": 1, "gridIndex": i}
+                for i in range(1, down + 1)
+            ),
+        ],
+        "visualMap": {"show": False, "min": 0, "max": 1, "seriesIndex": 0, "dimension": 2}
+        | {"inRange": {"color": [CLEAR, CLEAR]}},
+        "series": [_places(chart, look), *images, *always(look)],
+    }
+
+
+def image(chart: HeatMap, theme: Theme) -> str:
+    """A heat map as a PNG in a data URI: every cell a square block of pixels."""
+    colours = torch.tensor(
+        [list(bytes.fromhex(one[1:])) for one in scale_colours(chart.scale, dark=theme.dark)]
+    ).double()
+    place = torch.linspace(0, len(colours) - 1, TOP_LEVEL + 1, dtype=torch.float64)
+    before = place.floor().long().clamp_max(len(colours) - 2)
+    share = (place - before)[:, None]
+    scale = colours[before] * (1 - share) + colours[before + 1] * share
+    palette = bytes(scale.round().long().flatten().tolist())
+    marks = "".join(one[1:] for one in (theme.nothing, theme.beyond, theme.nothing))
+    levels = _levels(chart)
+    block = max(1, -(-PIXELS // max(levels.shape)))
+    blocks = repeat(levels, "row column -> (row r) (column c)", r=block, c=block)
+    data = png(blocks, palette + bytes.fromhex(marks))
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _levels(chart: HeatMap) -> UInt8[Tensor, "row column"]:
+    """Palette indices of a map's cells."""
+    span = span_of(chart)
+    values = chart.values.detach().cpu().double()
+    share = (values - span.low) / (span.high - span.low)
+    levels = (share.clamp(0, 1) * TOP_LEVEL).nan_to_num().round()
+    outside = (values < span.low - span.slack) | (values > span.high + span.slack)
+    levels = torch.where(outside, float(BEYOND), levels)
+    return torch.where(values.isfinite(), levels, float(MISSING)).to(torch.uint8)
+
+
+def _row(chart: Gallery, row: int, down: int, theme: Theme) -> tuple[Option, Option]:
+    """The images of one row, and the grid they lie in."""
+    maps = chart.maps[row * ACROSS : (row + 1) * ACROSS]
+    data = [{"value": 1, "symbol": f"image://{image(one, theme)}"} for one in maps]
+    share = 100 / down
+    grid = {
+        "left": 0,
+        "right": 0,
+        "top": f"{share * (row + TITLE):.4f}%",
+        "height": f"{share * (1 - TITLE - GAP):.4f}%",
+    }
+    series = {
+        "type": "pictorialBar",
+        "xAxisIndex": row + 1,
+        "yAxisIndex": row + 1,
+        "barWidth": f"{100 * (1 - 2 * GAP):g}%",
+        "symbolSize": ["100%", "100%"],
+        "data": data,
+        "silent": True,
+        "z": 1,
+    }
+    return series, grid
+
+
+def _places(chart: Gallery, look: Look) -> Option:
+    """The unseen grid above the images."""
+    data = [
+        [
+            i % ACROSS,
+            i // ACROSS,
+            0,
+            str(i),
+            title,
+            _range_text(one),
+            *(texts[i] for _, texts in chart.details),
+        ]
+        for i, (one, title) in enumerate(zip(chart.maps, chart.titles, strict=True))
+    ]
+    details = [(heading, f"{{@[{i}]}}") for i, (heading, _) in enumerate(chart.details, 6)]
+    border = {"color": CLEAR, "borderWidth": 3}
+    chosen = {"itemStyle": {**border, "borderColor": look.theme.chosen}}
+    return {
+        "type": "heatmap",
+        "data": data,
+        "encode": {"x": 0, "y": 1, "value": 2, "itemName": NAMED},
+        "z": 5,
+        "progressive": 0,
+        "label": {
+            "show": True,
+            "formatter": "{@[4]}",
+            "position": "insideTop",
+            "color": look.theme.text,
+            "fontSize": 12,
+        },
+        "tooltip": {"formatter": template(("", "{@[4]}"), ("colours", "{@[5]}"), *details)},
+        "emphasis": {"itemStyle": {**border, "borderColor": look.theme.faint}},
+        **selecting(look, chosen, keys_of(look.chosen)),
+    }
+
+
+def _range_text(chart: HeatMap) -> str:
+    """The ends of a map's scale, and what lies outside, in words."""
+    span = span_of(chart)
+    low, high = (end_text(end, chart.scale) for end in (span.low, span.high))
+    words = f"{low} to {high}"
+    if span.beyond:
+        words += f"; {beyond_words(span, chart)}"
+    return f"{words}; {span.missing} without a value" if span.missing else words
