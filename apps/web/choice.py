@@ -1,6 +1,6 @@
 """Which network is looked at: a run of the runs folder, at a checkpoint.
 
-    network = chosen_network()      # from the address, `?run=...&step=...`; None where there is none
+    network = chosen_network()      # from the address, `?run=...&step=...`; None if there is none
 
 Runs are named by their folder's name, never by a path: what a visitor types is looked up among the
 runs that there are.
@@ -100,8 +100,8 @@ def required_network() -> Network | None:
         st.info(
             f"{name} has no checkpoint yet: watch it on the Train page."
             if name
-            else "There is no network yet. Train one on the Train page (seconds), or open a session "
-            "on the Findings page.",
+            else "There is no network yet. Train one on the Train page (seconds), or open a "
+            "session on the Findings page.",
             icon=":material/school:",
         )
     return network
