@@ -1,0 +1,1 @@
+"""Sections of the Trace page: effects, circuits and their drafts."""
