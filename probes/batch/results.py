@@ -15,19 +15,10 @@ import pyarrow as pa
 from torch import Tensor
 
 from probes.batch.claims import STALE_AFTER, claim_path, is_running
+from probes.batch.closed import VIEW, connect, one_line, refusal
 from probes.batch.plan import FrozenPlan, read_plan
 from probes.batch.shards import ShardStore
 from workbench.errors import SweepError
-
-VIEW = "results"
-"""What the rows are called in SQL."""
-
-_CONFIGURATION: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "python_enable_replacements": "false",  # SQL would see our own variables
-    "temp_directory": "",  # large queries would write beside the user's files
-}
 
 
 class Status(NamedTuple):
@@ -86,26 +77,24 @@ class Results:
 
     def relation(self) -> Any:
         """All rows as a `duckdb.DuckDBPyRelation`, in memory. Raises `SweepError` without any."""
-        return _connect(self._rows()).view(VIEW)
+        return connect(self._rows()).view(VIEW)
 
     def query(self, sql: str) -> pa.Table:
         """The answer to one SELECT over the view `results`.
 
         Raises `SweepError`, in one line, for anything but one SELECT, for SQL that does not fit the
-        columns, and where nothing is finished yet.
+        columns, and where nothing is finished yet. It may take all of the machine: what a stranger
+        writes is for `probes.batch.closed_query`.
         """
         rows = self._rows()
-        connection = _connect(rows)
+        connection = connect(rows)
         try:
-            statements = connection.extract_statements(sql)
-            if [one.type for one in statements] != [duckdb.StatementType.SELECT]:
-                raise SweepError(
-                    f"only one SELECT can be asked, got {' '.join(sql.split())[:80]!r}; "
-                    f"write SELECT ... FROM {VIEW}"
-                )
+            refused = refusal(connection, sql)
+            if refused:
+                raise SweepError(refused)
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
-            raise SweepError(_one_line(error, rows.column_names)) from None
+            raise SweepError(one_line(error, rows.column_names)) from None
         finally:
             connection.close()
 
@@ -142,21 +131,3 @@ def status(directory: Path, *, stale_after: float = STALE_AFTER) -> Status:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-# DuckDB complains at exit of classes still in use, and type checkers at run time keep what they see
-# in annotations: hence `Any`.
-
-
-def _connect(rows: pa.Table) -> Any:
-    connection = duckdb.connect(":memory:", config=_CONFIGURATION)
-    connection.register(VIEW, rows)
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
-
-
-def _one_line(error: Exception, columns: list[str]) -> str:
-    said = str(error).split("\n\nLINE ")[0]
-    message = "; ".join(part.strip() for part in said.splitlines() if part.strip())[:300]
-    return f"{message}; the view {VIEW} has the columns {', '.join(columns)}"
