@@ -1,0 +1,1 @@
+"""Sections of the Findings page, and the sessions that are opened there."""

@@ -1,0 +1,257 @@
+"""Findings of the chosen run: claims, notes, marks, and saving it all as one file."""
+
+from functools import partial
+
+import streamlit as st
+
+from apps.orders.ask import AskOrder
+from apps.recording import EXPLANATION
+from apps.web import jobs
+from apps.web.choice import Network, required_network
+from apps.web.findings.data import (
+    PAGE,
+    add_note,
+    address_of,
+    delete_note,
+    file_name,
+    is_from_session,
+    page_of_run,
+    records_of,
+    remove_record,
+    session_file,
+    size_of,
+    view_of,
+)
+from apps.web.findings.shown import show_marks, show_note, show_records, title_of
+from apps.web.shell import LAST_VIEW, escaped, guarded, link_to
+from apps.web.tab import tab
+from apps.web.view import views
+from apps.web.words import help_of
+from workbench.record import Record
+from workbench.records import read_notebook
+from workbench.run import Run
+from workbench.strict import one_line
+
+JOB = "findings_job"
+PAGES = {
+    "mechanism": ("parts", "Its parts"),
+    "patching": ("trace", "Trace it"),
+    "circuit": ("trace", "Trace it"),
+    "evaluation": ("trace", "Trace it"),
+    "probe": ("probes", "Its probes"),
+    "probe_training": ("probes", "Its probes"),
+}
+"""Where what a record speaks of can be looked at, and what the link says."""
+NOTE = 20_000
+"""Characters of a note, at most (`workbench.strict.Prose`)."""
+
+
+def draw_run() -> None:
+    """Claims, then notes and marks, then saving."""
+    network = required_network()
+    if network is None:
+        return
+    _origin(network.run)
+    guarded(lambda: _claims(network))
+    st.subheader("Notes and marks", divider="gray")
+    guarded(lambda: _notes(network.run))
+    guarded(lambda: show_marks(read_notebook(network.run)))
+    st.subheader("Save it as one file", divider="gray")
+    guarded(lambda: _save(network.run))
+
+
+# ---------------------------------------------------------------------- claims
+
+
+def _claims(network: Network) -> None:
+    records = records_of(network.run)
+    explained = any(one.kind == EXPLANATION and one.step == network.step for one in records)
+    n = sum(len(one.findings) for one in records)
+    if not records:
+        st.info(
+            "Nothing is claimed of this network yet. Explain it here, or ask on the Trace and "
+            "Probes pages: what is found there is kept here.",
+            icon=":material/lightbulb:",
+        )
+    else:
+        st.markdown(
+            f"**{n:,} {'finding' if n == 1 else 'findings'}** in {len(records):,} "
+            f"{'record' if len(records) == 1 else 'records'}, of every checkpoint that was asked."
+        )
+    _explain(network, explained)
+    show_records(records, key="findings_screen", beside=partial(_beside, network))
+
+
+def _explain(network: Network, explained: bool) -> None:
+    """Ask for the mechanism where nobody has, in a job."""
+    for job in jobs.job_ids(JOB):
+        jobs.panel(job, key=JOB, on_done=lambda status: jobs.unwatch(JOB, status.id))
+    if explained or jobs.job_ids(JOB):
+        return
+    asked = st.button(
+        "Explain this network",
+        key="findings_explain",
+        icon=":material/psychology:",
+        help="Names the parts that do the task, intervenes on them over every input, and tests "
+        "each claim beside its controls. Some seconds for p = 23, minutes for p = 113.",
+    )
+    if asked:
+        order = AskOrder(run=network.name, step=network.step, analysis=EXPLANATION)
+        jobs.watch(JOB, jobs.start(order, owner=tab()))
+        st.rerun()
+
+
+def _beside(network: Network, record: Record) -> None:
+    """Where to look at what a record speaks of, and removing it."""
+    name, label = PAGES.get(record.kind, ("", ""))
+    if name in views:
+        link_to(name, label, run=network.name, step=str(record.step))
+    with st.popover("Remove", icon=":material/delete:", key=f"findings_ask_{record.id}"):
+        st.markdown("This removes the record and its findings for good.")
+        if st.button("Remove it", key=f"findings_remove_{record.id}", type="primary"):
+            remove_record(network.run, record)
+            st.rerun()
+
+
+def _origin(run: Run) -> None:
+    """Whose word there is for how the network came to be, where it is not from here."""
+    if not is_from_session(run):
+        if run.config.source is not None:
+            told = ", ".join(f"{key}: {value}" for key, value in run.config.source.items())
+            st.caption(f"Imported. Its publisher says: {escaped(one_line(told))}")
+        return
+    notebook = read_notebook(run)
+    parent = "unknown" if notebook.parent is None else notebook.parent[:12]
+    st.info(
+        f"Opened from session {parent}. Findings stand as its author saved them; how the network "
+        "was trained, the numbers of its steps and the notes are the author's word. To see what "
+        "holds here, replay the session under *Open a session*.",
+        icon=":material/person:",
+    )
+    address = address_of(notebook.view)
+    page = notebook.view.get(PAGE)
+    if address:
+        name = page if isinstance(page, str) and page in views else "network"
+        link_to(
+            name,
+            "Restore the author's view",
+            help="Opens the page that the author saved, with what was chosen on it.",
+            run=run.path.name,
+            **address,
+        )
+
+
+# ---------------------------------------------------------------------- notes
+
+
+def _notes(run: Run) -> None:
+    for i, note in enumerate(read_notebook(run).notes):
+        with st.container(border=True):
+            words, side = st.columns([6, 1])
+            with words:
+                show_note(note)
+            gone = side.button(
+                "Delete",
+                key=f"findings_delete_{i}_{note.created}",
+                icon=":material/delete:",
+                help="Removes this note.",
+            )
+        if gone:
+            delete_note(run, i, note.created)
+            st.rerun()
+    with st.form("findings_note_form", clear_on_submit=True, border=False):
+        text = st.text_area(
+            "A note",
+            key="findings_note",
+            max_chars=NOTE,
+            placeholder="What you saw, and what to look at next. It travels in the session.",
+            help="Plain text. It is kept beside the run and shown to whoever opens the session.",
+        )
+        if st.form_submit_button("Add the note", icon=":material/add:"):
+            add_note(run, text)
+            st.rerun()
+
+
+# ---------------------------------------------------------------------- saving
+
+
+def _save(run: Run) -> None:
+    """What goes in, and the two files."""
+    records = records_of(run)
+    titles = {one.id: title_of(one) for one in records}
+    left, right = st.columns(2)
+    with left:
+        chosen = st.multiselect(
+            "Records that go in",
+            list(titles),
+            default=list(titles),
+            format_func=lambda one: titles.get(one, one),
+            key="findings_records",
+            help="What was asked, what came out, and the weights it speaks of.",
+        )
+        note = st.text_input(
+            "A last note to whoever opens it",
+            key="findings_last_note",
+            max_chars=NOTE,
+            placeholder="Optional",
+            help="Added to the notes in the file, not to those of the run.",
+        )
+    with right:
+        every = st.toggle(
+            "Every checkpoint",
+            key="findings_checkpoints",
+            bind="query-params",
+            help=f"Not only those that findings speak of. {help_of('checkpoint')}",
+        )
+        seen = st.toggle(
+            "What was on the screen",
+            value=True,
+            key="findings_view",
+            bind="query-params",
+            disabled=LAST_VIEW not in st.session_state,
+            help="The page looked at last and what was chosen on it, so that whoever opens the "
+            "session can look at the same.",
+        )
+    _downloads(run, [one for one in records if one.id in chosen], note, every, seen)
+
+
+def _downloads(run: Run, chosen: list[Record], note: str, every: bool, seen: bool) -> None:
+    page, address = st.session_state.get(LAST_VIEW, (None, {}))
+    view = view_of(address, page)
+    name, size = file_name(run.path.name), size_of(run, chosen, all_checkpoints=every)
+    make = partial(
+        session_file,
+        run,
+        note=note if note.strip() else None,
+        only=[one.id for one in chosen],
+        all_checkpoints=every,
+        view=view if seen else None,
+    )
+    buttons = st.container(horizontal=True)
+    buttons.download_button(
+        f"Save as a session, about {size_text(size)}",
+        make,
+        file_name=f"{name}.workbench",
+        mime="application/octet-stream",
+        key="findings_save",
+        on_click="ignore",
+        type="primary",
+        icon=":material/save:",
+        help=help_of("session"),
+    )
+    buttons.download_button(
+        "Save as an offline page",
+        partial(page_of_run, run),
+        file_name=f"{name}.html",
+        mime="text/html",
+        key="findings_page_file",
+        on_click="ignore",
+        icon=":material/html:",
+        help="One HTML file, mostly of 1 to 2 MB, that opens in any browser without the Workbench "
+        "and asks nothing of the network.",
+    )
+
+
+def size_text(size: int) -> str:
+    """Bytes as people read them: `908 kB`, `1.8 MB`."""
+    return f"{size / 1e6:.1f} MB" if size >= 10**6 else f"{max(1, round(size / 1000)):,} kB"
