@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from apps import cli_app
 from apps.cli_circuits import circuit, patch
 from apps.cli_probe import probe
 from apps.cli_session import session
@@ -248,6 +249,7 @@ def report(
     sys.stdout.write(f"{path}\n")
 
 
+app.command("app")(cli_app.app)
 app.command()(patch)
 app.command()(circuit)
 app.add_typer(probe, name="probe")
