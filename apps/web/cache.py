@@ -3,19 +3,22 @@
     @remembered
     def attention(network: Network, tokens: tuple[int, ...]) -> Tensor: ...
 
-Arguments must be hashable *by content*: networks (`apps.web.network`), analyses, strings, numbers,
+Arguments must be hashable *by content*: networks (`apps.web.choice`), analyses, strings, numbers,
 tuples. Never a tensor: what samples or takes the identity of one answers with another's numbers.
-Two sessions that ask the same at once compute it once. What is returned is shared: never write to it.
+Two sessions that ask the same at once compute it once. What is returned is shared: nobody may
+write to it.
 """
 
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import fields, is_dataclass
+from numbers import Number
 from typing import Any, ParamSpec, TypeVar
 
 import cachetools
 import cachetools.keys
+from pydantic import BaseModel
 from torch import Tensor
 
 MOST_BYTES = 512 * 2**20
@@ -33,7 +36,9 @@ def bytes_of(value: Any) -> int:
         return OVERHEAD + value.untyped_storage().nbytes()
     if isinstance(value, str | bytes):
         return sys.getsizeof(value)
-    return OVERHEAD + sum(map(bytes_of, _held(value)))
+    if isinstance(size := getattr(value, "nbytes", None), int):  # of numpy and of Arrow
+        return OVERHEAD + size
+    return OVERHEAD * (not isinstance(value, Number)) + sum(map(bytes_of, _held(value)))
 
 
 def remembered(function: Callable[P, T]) -> Callable[P, T]:
@@ -64,6 +69,8 @@ def _held(value: Any) -> Iterable[Any]:
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set | frozenset):
         return value
+    if isinstance(value, BaseModel):
+        return list(vars(value).values())
     if is_dataclass(value):
         return [getattr(value, field.name) for field in fields(value)]
     return ()

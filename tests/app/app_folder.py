@@ -1,8 +1,8 @@
 """Runs folders for tests of the app's pages, and pages as Streamlit's own test harness sees them.
 
-    def test_it(app_folder: Path) -> None:          # the fixture is in tests/app/conftest.py
-        page = opened("network", app_folder, run=FULL)
-        assert not page.exception
+def test_it(app_folder: Path) -> None:          # the fixture is in tests/app/conftest.py
+    page = opened("network", app_folder, run=FULL)
+    assert not page.exception
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
-from apps.web.network import RUNS
+from apps.web.choice import RUNS
 from circuits.analyses.circuit import CircuitAnalysis
 from circuits.analyses.mechanism import MechanismAnalysis
 from circuits.analyses.patching import PatchingAnalysis
@@ -40,7 +40,8 @@ def make_app_folder(folder: Path) -> None:
     """Fill a folder: `runs/fresh`, `runs/full`, `runs/imported`, and `full.workbench`."""
     runs, training = folder / "runs", folder / "training"
     recipe = replace(find_recipe("modular"), train_fraction=0.8, log_checkpoints=3)
-    trained = train(make_task("modular_addition", {"p": P}), seeds=[0], recipe=recipe, runs=training)
+    task = make_task("modular_addition", {"p": P})
+    trained = train(task, seeds=[0], recipe=recipe, runs=training)
     runs.mkdir()
     shutil.copytree(trained[0].run.path, runs / FRESH)
     trained[0].run.path.rename(runs / FULL)

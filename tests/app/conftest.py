@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apps.web.cache import forget
-from apps.web.network import RUNS
+from apps.web.choice import RUNS
 from tests.app.app_folder import make_app_folder
 
 
