@@ -33,8 +33,9 @@ WHAT = """
 - A **finding** is a claim, a number that an intervention gave, and the same number measured where
   the claim should fail: the **controls**. A written rule makes the **verdict** of them; nobody
   decides it by eye.
-- *Every input* means that the number is exact: all inputs were measured. Otherwise a 95 % interval
-  stands beside it. *Held out* is the same number over inputs that neither training nor naming saw.
+- *Exact* means that everything there is was measured (all inputs, or all neurons). Otherwise a 95 %
+  interval stands beside the number. *Held out* is the same number over inputs that neither
+  training nor naming saw.
 - A **session** is one file with findings, the weights they speak of, and notes. Anyone can open it,
   ask every question again on their own machine (**replay**), and see which answers hold. Nothing in
   it is run, and a session that was opened changes nothing here until you accept it.

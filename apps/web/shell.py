@@ -1,11 +1,14 @@
 """What every page has in common: the menu, the choice of a network, and errors in one line."""
 
 import logging
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 from streamlit.navigation.page import Page
 
 from apps.web.choice import find_run, run_names
@@ -19,9 +22,21 @@ ICON = """<svg viewBox="0 0 24 24" xmlns="http://www.w3.org/2000/svg">
 <g fill="#3f7fe0"><circle cx="5" cy="6" r="3"/><circle cx="19" cy="6" r="3"/>
 <circle cx="12" cy="12" r="3"/><circle cx="12" cy="20" r="3"/></g></svg>"""
 """Of the tab. Drawn here: Streamlit fetches the picture of a symbol's name from another site."""
+READABLE = """<style>
+[data-variant][data-selected]:not([data-disabled]) { color: #8ab4f8 !important; }
+</style>"""
+"""The chosen one of several options in dark pages. Streamlit writes it in the colour of buttons,
+where no colour gives 4.5 : 1 both here and under a button's white text."""
 LAST_VIEW = "_last_view"
 """Key of the session state: the page that was looked at last and its address, which a session that
 is saved takes along. The findings themselves, where it is saved, do not count."""
+ONE_OF = frozenset(
+    """
+    network_attention network_drawn network_lens network_section network_shown parts_fill parts_map
+    parts_operand parts_plane probes_section probes_sweep_steps trace_of trace_section trace_start
+    """.split()
+)
+"""Keys of the controls in which one option is always chosen."""
 _SHOWN = "_shown_run"
 """Key of the session state: the run that this tab looked at last."""
 _log = logging.getLogger(__name__)
@@ -30,6 +45,8 @@ _log = logging.getLogger(__name__)
 def draw() -> None:
     """Draw the page that the address names."""
     st.set_page_config(page_title="Workbench", page_icon=ICON, layout="wide")
+    if st.context.theme.type == "dark":
+        st.html(READABLE)
     start = st.Page(_start, title="Workbench", default=True, visibility="hidden")
     st.navigation([start, *(page_of(name) for name, _ in ordered())]).run()
 
@@ -45,7 +62,9 @@ def page_of(name: str) -> Page:
     )
 
 
-def link_to(name: str, label: str, *, help: str | None = None, **address: str) -> None:
+def link_to(
+    name: str, label: str, *, help: str | None = None, **address: str | Sequence[str]
+) -> None:
     """A link to another page, with what it is to show: `link_to("trace", "Trace it", run=name)`.
 
     Values that the page does not know are dropped there, so they may be a stranger's.
@@ -56,6 +75,7 @@ def link_to(name: str, label: str, *, help: str | None = None, **address: str) -
 
 def draw_page(name: str) -> None:
     """Draw one page, below the menu."""
+    _mend_address()
     view = views.get(name)
     st.title(view.title)
     st.caption(view.summary)
@@ -72,6 +92,28 @@ def _start() -> None:
     """The address without a page: lead to the first one, whose own address can then be shared."""
     address = {key: st.query_params.get_all(key) for key in st.query_params}
     st.switch_page(page_of(ordered()[0][0]), query_params=address)
+
+
+def _mend_address() -> None:
+    """Take values out of the address that make a bound widget of Streamlit's fail, or answer None
+    where it promised not to: `inf` for whole numbers, and nothing for one of several options."""
+    dropped = False
+    for key in list(st.query_params):
+        values = st.query_params.get_all(key)
+        empty = key in ONE_OF and not any(values)
+        if empty or (key != "run" and any(map(_is_infinite, values))):
+            with suppress(StreamlitAPIException):  # its widget is there already, with a value
+                del st.query_params[key]
+                dropped = True
+    if dropped:
+        st.rerun()
+
+
+def _is_infinite(text: str) -> bool:
+    try:
+        return math.isinf(float(text))
+    except ValueError:
+        return False
 
 
 def guarded(work: Callable[[], None]) -> None:

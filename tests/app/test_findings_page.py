@@ -1,16 +1,18 @@
-"""The Findings page: claims beside controls, notes, saving; sessions opened, replayed, compared."""
+"""The Findings page, of a network of one's own: claims beside controls, notes, saving."""
 
-from collections.abc import Mapping
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
-from apps.orders.replay import ReplayOrder
+from apps.orders.ask import AskOrder
 from apps.web import jobs
+from apps.web.choice import network_of
 from apps.web.findings import data
-from apps.web.findings.opened import replay_table
+from apps.web.findings.places import look_at
 from apps.web.findings.shown import (
     CONTROLS,
     LISTED,
@@ -19,40 +21,17 @@ from apps.web.findings.shown import (
     number_text,
     screens_of,
 )
-from apps.web.findings.uploads import OPENED, keep_session, opened_digests
-from apps.web.jobs.files import Status
-from tests.app.app_folder import FRESH, FULL, IMPORTED, SESSION, opened
-from tests.session import hostile
-from tests.session.changing import packed, parts
+from apps.web.jobs.files import hold_lock
+from apps.web.shell import LAST_VIEW
+from tests.app.app_folder import FRESH, FULL, IMPORTED, opened
+from tests.app.findings_helpers import click, in_address, the_run, words
+from tests.app.test_jobs import plant
+from workbench import config
 from workbench.errors import AppError
 from workbench.finding import Control, Finding
 from workbench.record import Record
 from workbench.records import read_notebook, read_records
-from workbench.run import Run, open_run
 from workbench.session import open_session
-
-
-def the_run(folder: Path, name: str = FULL) -> Run:
-    return open_run(folder / "runs" / name)
-
-
-def words(page: AppTest) -> str:
-    """Everything that stands on the page."""
-    kinds = (page.markdown, page.text, page.caption, page.info, page.success, page.warning)
-    return "\n".join(one.value for kind in kinds for one in kind).replace("\\", "")
-
-
-def in_address(page: AppTest, name: str) -> list[str]:
-    """What stands in the address under a name, in one form: Streamlit's test has two."""
-    value = page.query_params[name] if name in page.query_params else []
-    return [value] if isinstance(value, str) else list(value)
-
-
-def click(page: AppTest, key: str) -> AppTest:
-    done = page.button(key=key).click().run()
-    assert not done.exception
-    return done
-
 
 # ---------------------------------------------------------------------- pure parts
 
@@ -78,10 +57,12 @@ def a_finding(**changes: Any) -> Finding:
 
 def test_a_finding_stands_beside_its_controls() -> None:
     lines = finding_table(a_finding()).splitlines()
-    assert lines[2] == "| **this network** | 0.5000 | every input | 12,769 | 0.2500 |"
+    assert lines[2] == "| **this network** | 0.5000 | exact | 12,769 | 0.2500 |"
     assert lines[3] == ("| control: a\\|b \\<b\\> | 0.1250 | 0.1000 to 0.2000 | 20 draws |  |")
     assert lines[4] == "| control: other | −5e−05 | – | 9 inputs |  |"
     assert len(lines) == 5
+    one = Control(name="wrong basis", value=0.5, n=1, interval=None)
+    assert finding_table(a_finding(controls=(one,))).endswith("| 0.5000 | – | 1 draw |  |")
 
 
 def test_numbers_as_they_are_read() -> None:
@@ -254,6 +235,87 @@ def test_where_an_imported_network_is_from_is_its_publishers_word(app_folder: Pa
     assert ("Its publisher says" in words(page)) == (run.config.source is not None)
 
 
+def test_an_explanation_that_was_stopped_can_be_asked_again(app_folder: Path) -> None:
+    stopped = "1" * 16
+    plant(app_folder / "runs", stopped, state="cancelled")
+    page = opened("findings", app_folder, run=FRESH, findings_job=stopped)
+    assert "Cancelled" in words(page)
+    assert page.button(key="findings_explain")
+    page = click(page, f"findings_job_close_{stopped}")
+    assert in_address(page, "findings_job") == [] and "Cancelled" not in words(page)
+
+
+def test_an_explanation_that_is_being_made_is_not_asked_twice(
+    app_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = the_run(app_folder, FRESH)
+    asked = AskOrder(run=FRESH, step=run.steps[-1], analysis="mechanism")
+    job_id, other = "2" * 16, "3" * 16
+    for one, order in ((job_id, asked), (other, replace(asked, run=FULL))):
+        folder = plant(app_folder / "runs", one, state="running")
+        job = json.loads((folder / "job.json").read_text())
+        told = {"kind": "ask", "parameters": config.to_dict(order)}
+        (folder / "job.json").write_text(json.dumps(job | told))
+    locks = [hold_lock(app_folder / "runs" / ".jobs" / job_id / "lock", wait=True)]
+    page = opened("findings", app_folder, run=FRESH)
+    assert in_address(page, "findings_job") == [job_id]
+    assert "findings_explain" not in {one.key for one in page.button}
+    os.close(locks.pop() or 0)
+
+
+def test_no_explanation_is_offered_where_no_mechanism_is_known(
+    app_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apps.web.findings import run as page_of_one
+
+    monkeypatch.setattr(page_of_one, "mechanism_for", lambda task: None)
+    page = opened("findings", app_folder, run=FRESH)
+    assert "findings_explain" not in {one.key for one in page.button}
+    assert "No mechanism is known for this task" in words(page)
+
+
+def test_links_show_the_very_finding(app_folder: Path) -> None:
+    """Each address is opened, and the page then shows what the record claims."""
+    run = the_run(app_folder)
+    records = {one.kind: one for one in read_records(run)}
+    network = network_of(run)
+    patching: Any = look_at(records["patching"], network)
+    rows: Any = records["patching"].result["rows"]
+    row = rows[int(patching["trace_cell"])]
+    assert f"head {row['head']}, position {row['position']} moves" in claim(records["patching"])
+    assert patching["trace_site"] == "head" and patching["trace_pairs"] == "32"
+    page = opened("trace", app_folder, run=FULL, **patching)
+    assert not page.exception and not page.error
+    assert page.selectbox(key="trace_site").value == "head"
+    assert page.number_input(key="trace_pairs").value == 32
+    assert f"ead 0.{row['head']} at position {row['position']}" in words(page)
+    probe: Any = look_at(records["probe"], network)
+    assert probe["probes_variables"] == ("answer",)
+    page = opened("probes", app_folder, run=FULL, **probe)
+    assert not page.exception and not page.error
+    [shown] = [one for one in words(page).splitlines() if one.startswith("**answer** at ")]
+    assert shown.removeprefix("**answer** at ") in claim(records["probe"])
+    circuit: Any = look_at(records["circuit"], network)
+    page = opened("trace", app_folder, run=FULL, **circuit)
+    assert page.segmented_control(key="trace_start").value == "Kept"
+    assert page.number_input(key="trace_pairs").value == 32
+
+
+def claim(record: Record) -> str:
+    return record.findings[0].claim
+
+
+def test_a_link_to_a_written_pair_carries_it(app_folder: Path) -> None:
+    run = the_run(app_folder)
+    record = next(one for one in read_records(run) if one.kind == "patching")
+    asked = record.parameters | {"clean": ["1 + 2 ="], "corrupted": ["1 + 3 ="], "by": []}
+    told = look_at(record.model_copy(update={"parameters": asked}), network_of(run))
+    assert (told["clean"], told["corrupted"]) == ("1 + 2 =", "1 + 3 =")
+    assert (told["trace_of"], told["trace_split"]) == ("One pair", "false")
+    odd = record.model_copy(update={"parameters": {"site": ["x"], "pairs": True, "clean": 3}})
+    assert set(look_at(odd, network_of(run))) == {"trace_split", "trace_cell"}
+
+
 # ---------------------------------------------------------------------- saving
 
 
@@ -302,193 +364,28 @@ def test_downloads_are_offered_and_not_made_before(
     assert "Save as an offline page" in labels
 
 
-# ---------------------------------------------------------------------- open a session
-
-
-def upload(page: AppTest, content: bytes, name: str = "a.workbench") -> AppTest:
-    done = page.file_uploader[0].upload(name, content, "application/octet-stream").run()
-    assert not done.exception
-    return done
-
-
-def test_a_session_is_read_and_changes_nothing(app_folder: Path) -> None:
-    before = sorted((app_folder / "runs").glob("[!.]*"))
-    page = opened("findings", app_folder, section="open")
-    assert "No session is open" in words(page)
-    page = upload(page, (app_folder / SESSION).read_bytes(), "../../evil name.workbench")
-    [digest] = opened_digests(app_folder / "runs")
-    assert in_address(page, "session") == [digest]
-    session = open_session(app_folder / SESSION)
-    seen = words(page)
-    assert "Whole: every digest and every bound was checked" in seen and session.id in seen
-    assert "A circle carries the sum." in [one.value for one in page.text]
-    for finding in session.findings:
-        assert finding.claim in seen
-    assert sorted((app_folder / "runs").glob("[!.]*")) == before
-    assert "evil" not in seen
-    again = opened("findings", app_folder, session=digest)  # a refresh, or a link
-    assert session.id in words(again) and not again.error
-
-
-def test_a_session_that_is_not_kept_is_one_line(app_folder: Path) -> None:
-    for named in ("0" * 64, "../../etc/passwd", "<script>"):
-        page = opened("findings", app_folder, session=named)
-        assert not page.exception and not page.error
-        assert "is not kept here" in words(page)
-        assert "passwd" not in words(page) and "script" not in words(page)
-
-
-def test_hostile_uploads_are_refused_in_one_line_and_leave_nothing(app_folder: Path) -> None:
-    """What each leaves on disk is `test_uploads`; here, how the page says it."""
-    page = opened("findings", app_folder, section="open")
-    refused = [case for case in hostile.corpus() if case.outcome == "refused"]
-    for case in refused[:: len(refused) // 24]:
-        page = upload(page, case.content)
-        [error] = page.error
-        assert error.value.startswith("Refused: ") and error.value.isprintable(), case.name
-        assert list((app_folder / "runs" / OPENED).iterdir()) == [], case.name
-    page = upload(page, packed(parts()))
-    assert not page.error and len(opened_digests(app_folder / "runs")) == 1
-
-
-def test_accepting_makes_a_run_and_forgetting_leaves_it(app_folder: Path) -> None:
-    runs = app_folder / "runs"
-    digest = keep_session(runs, (app_folder / SESSION).read_bytes())
-    page = opened("findings", app_folder, session=digest)
-    assert "Read-only" in words(page)
-    page = click(page, "findings_accept")
-    [made] = [path for path in runs.iterdir() if "-session-" in path.name]
-    page = click(page, "findings_show")
-    assert in_address(page, "run") == [made.name] and in_address(page, "session") == []
-    assert "Opened from session" in words(page)
-    assert open_session(app_folder / SESSION).findings[0].claim in words(page)
-    page = opened("findings", app_folder, session=digest)
-    assert f"accepted] as {made.name}" in words(page)
-    click(page, "findings_forget")
-    assert opened_digests(runs) == [] and made.is_dir()
-
-
-def test_the_authors_view_is_restored_by_a_link(app_folder: Path) -> None:
-    view = {"page": "network", "network_layer": "0"}
-    content = data.session_file(
-        the_run(app_folder), note=None, only=["patching"], all_checkpoints=False, view=view
-    )
-    from workbench.session import open_as_run
-
-    (app_folder / "viewed.workbench").write_bytes(content)
-    made = open_as_run(open_session(app_folder / "viewed.workbench"), app_folder / "runs")
-    page = opened("findings", app_folder, run=made.path.name)
-    links = {one.proto.label: one.proto for one in page.get("page_link")}
-    link = links["Restore the author's view"]
-    assert link.page == "network"
-    assert link.query_string == f"run={made.path.name}&network_layer=0"
-
-
-# ---------------------------------------------------------------------- replay
-
-
-def a_status(digest: str, rows: list[dict[str, Any]]) -> Status:
-    return Status(
-        id="0" * 16,
-        kind="replay",
-        title="Replay",
-        parameters={"session": digest, "limit": 600},
-        created=1.0,
-        state="done",
-        progress=None,
-        seconds=1.0,
-        seconds_left=None,
-        error=None,
-        result={"replayed": rows},
-        owner_sha256="",
-    )
-
-
-def a_row(record: Record, state: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "record": record.id,
-        "kind": record.kind,
-        "step": record.step,
-        "findings": [one.id for one in record.findings],
-        "state": state,
-        "why": "" if state == "holds" else "value: 1 recorded, <b>2</b> replayed",
-        "compared": None if state == "cannot run" else 1234,
-        "closeness": None if state == "cannot run" else 0.5,
-        "differences": [{"path": "value", "recorded": "1", "replayed": "2"}] * (state == "drifted"),
-        "seconds": 2.0,
-        **changes,
-    }
-
-
-def test_a_replay_is_ordered_with_its_limit(
-    app_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ordered: list[Any] = []
-    monkeypatch.setattr(jobs, "start", lambda order, owner: ordered.append(order) or "0" * 16)
-    digest = keep_session(app_folder / "runs", (app_folder / SESSION).read_bytes())
-    page = opened("findings", app_folder, session=digest, findings_limit="77")
-    click(page, "findings_replay")
-    assert ordered == [ReplayOrder(session=digest, limit=77)]
-
-
 @pytest.mark.parametrize(
-    ("states", "says"),
+    ("last", "view"),
     [
-        (("holds", "holds", "holds", "holds"), "Every record holds: "),
-        (("holds", "drifted", "cannot run", "holds"), "2 of 4 records hold."),
+        (None, None),  # an author's view stays: nothing is put in its place
+        (("trace", {"run": [IMPORTED], "trace_site": ["mlp_out"]}), None),
+        (("train", {}), None),
+        (
+            ("trace", {"run": [FULL], "trace_site": ["mlp_out"]}),
+            {"page": "trace", "trace_site": "mlp_out"},
+        ),
     ],
 )
-def test_what_became_of_a_replay(
-    app_folder: Path, monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...], says: str
+def test_what_was_on_the_screen_is_of_this_network(
+    app_folder: Path, monkeypatch: pytest.MonkeyPatch, last: Any, view: Any
 ) -> None:
-    digest = keep_session(app_folder / "runs", (app_folder / SESSION).read_bytes())
-    records = open_session(app_folder / SESSION).records
-    rows = [a_row(record, state) for record, state in zip(records, states, strict=True)]
-    monkeypatch.setattr(jobs, "all_jobs", lambda: [a_status(digest, rows)])
-    page = opened("findings", app_folder, session=digest)
-    seen = words(page)
-    assert not page.error and says in seen
-    assert "A replay does not check step numbers" in seen
-    beside = sum(one.label.count(" holds]") for one in page.expander)
-    assert beside == states.count("holds")
-    if "drifted" in states:
-        assert "value: 1 recorded, <b>2</b> replayed" in seen
-        assert not any("<b>" in one.value for one in page.markdown)  # escaped
-    other = opened("findings", app_folder, session=digest)
-    monkeypatch.setattr(jobs, "all_jobs", lambda: [a_status("1" * 64, rows)])
-    assert "Replayed here" not in [one.value for one in other.run().subheader]
+    from apps.web.findings import run as page_of_one
 
-
-def test_a_row_of_a_replay(app_folder: Path) -> None:
-    record = next(one for one in read_records(the_run(app_folder)) if one.kind == "circuit")
-    table = replay_table([a_row(record, "cannot run", kind="a|b")]).splitlines()
-    assert table[2].startswith("| a\\|b, step 480 | " if record.step == 480 else "| a\\|b, step ")
-    assert table[2].endswith(f"cannot run] | {len(record.findings)} | – | – | 2.0 |")
-
-
-# ---------------------------------------------------------------------- compare
-
-
-def test_two_are_compared_in_words(app_folder: Path) -> None:
-    page = opened("findings", app_folder, section="compare")
-    assert page.selectbox(key="findings_first").options[:3]
-    digest = keep_session(app_folder / "runs", (app_folder / SESSION).read_bytes())
-    page = opened("findings", app_folder, section="compare")
-    page.selectbox(key="findings_first").set_value(f"run:{FULL}")
-    page = page.selectbox(key="findings_second").set_value(f"session:{digest}").run()
-    assert not page.exception and not page.error
-    [frame] = page.dataframe
-    rows: list[Mapping[str, str]] = frame.value.to_dict("records")
-    assert [row["Where"] for row in rows] == ["notes and marks"]  # the note of the session
-    assert "A circle carries the sum." in rows[0]["Second"] and rows[0]["First"] == "–"
-    page = page.selectbox(key="findings_second").set_value(f"run:{IMPORTED}").run()
-    assert {"how it was made", "weights", "findings"} <= {
-        row["Where"] for row in page.dataframe[0].value.to_dict("records")
-    }
-    page = page.selectbox(key="findings_second").set_value(f"run:{FULL}").run()
-    assert "These are the same" in words(page)
-
-
-def test_with_one_there_is_nothing_to_compare(empty_folder: Path) -> None:
-    page = opened("findings", empty_folder, section="compare")
-    assert "There are not two to compare" in words(page)
+    saved: list[Any] = []
+    monkeypatch.setattr(page_of_one, "_downloads", lambda *told: saved.append(told[-1]))
+    page = opened("findings", app_folder, run=FULL)
+    if last is not None:
+        page.session_state[LAST_VIEW] = last
+        page.run()
+    assert saved[-1] == view
+    assert page.toggle(key="findings_view").disabled is (view is None)

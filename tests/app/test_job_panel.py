@@ -131,6 +131,28 @@ def test_a_damaged_job_is_one_line(running: Path) -> None:
     assert drawn.button[0].disabled  # nobody knows whose it is
 
 
+@pytest.mark.parametrize("state", ["running", "done", "failed", "cancelled"])
+def test_what_has_ended_can_be_closed(running: Path, state: str) -> None:
+    say(running, state)
+    test = AppTest.from_function(_watched, args=(JOB,), default_timeout=30)
+    test.query_params["jobs"] = f"{JOB},{'d' * 16}"
+    test.run()
+    closing = [one.key for one in test.button if one.label == "Close"]
+    there = [] if state == "running" else [f"jobs_close_{JOB}"]
+    assert closing == [*there, f"jobs_close_{'d' * 16}"]  # the other one is of no job
+    if there:
+        test.button(key=there[0]).click().run()
+        assert test.query_params["jobs"] == "d" * 16
+    assert not test.exception
+
+
+def _watched(job_id: str) -> None:
+    from apps.web.jobs import job_ids, panel
+
+    for one in job_ids("jobs"):
+        panel(one, key=f"x{one}", watched="jobs")
+
+
 # ---------------------------------------------------------------------- words
 
 

@@ -1,7 +1,8 @@
 """The Probes page: its maps against the record, its form, and sweeps from start to query."""
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ from apps.web import jobs
 from apps.web.choice import network_of
 from apps.web.probes.ask import rough
 from apps.web.probes.lines import VALUES, accuracy_bars, limit_of, lines_at, map_of, records_of
-from apps.web.probes.results import found_in, networks_map, strength_bars, table_of_rows
+from apps.web.probes.results import (
+    found_in,
+    networks_map,
+    short_names,
+    strength_bars,
+    table_of_rows,
+)
 from apps.web.probes.training import measure_lines, strip_of
 from probes.counting import Amount, amount_of
 from probes.estimate import estimate
 from probes.sweep import Sweep, SweepResults
 from probes.training_times import AcrossTraining, Checkpoint, Level, Measure
 from tests.app.app_folder import FRESH, FULL, opened
+from tests.app.test_jobs import plant
 from workbench.errors import AppError, ConfigError
 from workbench.progress import finish
 from workbench.run import open_run
@@ -177,6 +185,21 @@ def test_the_form_starts_a_job_whose_id_is_in_the_address(
     told: Any = order
     assert (told.kind, told.run, told.analysis) == ("ask", FRESH, "probe")
     assert told.parameters["variables"] == ["answer"] and told.parameters["positions"] == [2]
+
+
+def test_splits_and_permutations_are_asked_too(app_folder: Path, started: list[jobs.Order]) -> None:
+    address = {"probes_ask_splits": "out_of_distribution", "probes_ask_held_out_by": "b"}
+    page = opened("probes", app_folder, run=FRESH, probes_ask_permutations="59", **address)
+    page.button(key="probes_start").click().run()
+    assert not page.exception and not page.error
+    (order,) = started
+    told: Any = order
+    names = ("splits", "held_out_by", "n_permutations")
+    wanted = [["out_of_distribution"], "b", 59]
+    assert [told.parameters[name] for name in names] == wanted
+    page = opened("probes", app_folder, run=FRESH, probes_ask_permutations="19")
+    (error,) = page.error  # three seeds: no p-value of .05
+    assert "at least 39" in error.value.replace("\\", "")
 
 
 def test_wrong_seeds_are_one_line(app_folder: Path) -> None:
@@ -380,11 +403,56 @@ def test_a_sweep_is_shown_and_asked(swept: Path, app_folder: Path) -> None:
     page.button(key="probes_example_Best site").click().run()
     answer = page.dataframe[-1].value
     assert answer["site"].tolist() == [f"{POST}@2"] and answer["run"].tolist() == [FULL]
+    told = {name: page.query_params[name] for name in ("probes_answered", "probes_sweep")}
+    sql = page.text_area(key="probes_sql").value
+    again = opened("probes", app_folder, probes_section="Sweeps", probes_sql=sql, **flat(told))
+    assert again.dataframe[-1].value["site"].tolist() == [f"{POST}@2"]  # a link, or a refresh
     page.text_area(key="probes_sql").set_value("SELECT * FROM read_text('/etc/passwd')").run()
     page.button(key="probes_query").click().run()
     assert not page.exception
     (error,) = page.error
     assert "disabled by configuration" in error.value.replace("\\", "")
+
+
+def flat(address: Mapping[str, Any]) -> dict[str, str]:
+    """Streamlit's test has two forms of what stands in an address."""
+    return {name: one if isinstance(one, str) else one[0] for name, one in address.items()}
+
+
+@pytest.mark.parametrize(
+    ("networks", "said"),
+    [
+        ([("add-p23-abc-seed0", 5)], ("add-p23-abc-seed0, step 5",)),
+        (
+            [("add-p23-abc-seed0", 5), ("add-p23-abc-seed1", 9)],
+            ("…seed0, step 5", "…seed1, step 9"),
+        ),
+        ([("full", 1), ("full", 2000)], ("full, step 1", "full, step 2,000")),
+        ([("a-b", 1), ("a-b-c", 1)], ("a-b, step 1", "…c, step 1")),
+        ([("one", 1), ("two-x", 1)], ("one, step 1", "two-x, step 1")),
+    ],
+)
+def test_networks_are_told_apart(networks: list[tuple[str, int]], said: tuple[str, ...]) -> None:
+    assert short_names(networks) == said
+
+
+def test_a_sweep_that_goes_on_has_no_panel_of_its_end(
+    swept: Path, app_folder: Path, started: list[jobs.Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, other = "1" * 16, "2" * 16
+    for one, sweep in ((ended, ID), (other, "other-00000000")):
+        folder = plant(swept, one, state="cancelled")
+        job = json.loads((folder / "job.json").read_text())
+        told = {"kind": "sweep", "parameters": {"sweep": sweep, "runs": [FULL]}}
+        (folder / "job.json").write_text(json.dumps(job | told))
+    shard = next((sweep_folder(swept, ID) / RESULTS).rglob("*.parquet"), None)
+    assert shard is not None
+    shard.unlink()
+    page = opened(
+        "probes", app_folder, probes_section="Sweeps", probes_sweep_job=f"{ended},{other}"
+    )
+    page.button(key="probes_sweep_resume").click().run()
+    assert address(page, "probes_sweep_job") == f"{'0' * 14}aa,{other}"
 
 
 def test_a_sweep_is_started_by_the_form(app_folder: Path, started: list[jobs.Order]) -> None:

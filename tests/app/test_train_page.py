@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -17,13 +18,16 @@ from apps.web.tab import TOKEN
 from apps.web.train.curves import accuracy_chart, loss_chart
 from apps.web.train.form import SAID, read_seeds, recipes_for, suggested_fraction
 from apps.web.train.plan import plan_words, there_words, why_so_many
-from apps.web.train.runs import COMPLETE, IMPORTED, INCOMPLETE, history, summaries
+from apps.web.train.runs import COMPLETE, IMPORTED, INCOMPLETE, history, n_held_out, summaries
 from tests.app.app_folder import opened
 from tests.app.test_job_panel import MINE
 from tests.app.test_jobs import LONG, QUICK, ended, folder_of, kill, plant, trains, wait_until
+from workbench.config import to_dict
 from workbench.errors import ConfigError
+from workbench.manifest import Manifest
 from workbench.progress import finish
 from workbench.recipe import RECIPES
+from workbench.run import Run, RunConfig, open_run
 from workbench.task import make_task, tasks
 from workbench.train import Metrics
 
@@ -347,6 +351,8 @@ def test_runs_are_summed_up(folder: Path) -> None:
     assert (whole.task, whole.seed, whole.step) == ("modular_addition-p7", 0, 20)
     last = history(runs / whole.name)[-1]
     assert whole.held_out_accuracy == last.held_out_accuracy
+    held_out = open_run(runs / whole.name).split().held_out
+    assert held_out is not None and whole.n_held_out == len(held_out)
 
     steps = TrainOrder(task="modular_addition", settings=QUICK.settings, seeds=(8,)).work(runs)
     next(steps)
@@ -372,3 +378,48 @@ def test_an_imported_network_has_no_curve_but_a_place(app_folder: Path) -> None:
     assert not page.exception and not page.error
     assert "Look at it: Network" in [one.proto.label for one in page.get("page_link")]
     assert any("workbench import" in one.value for one in page.code)
+
+
+def test_a_drawn_sample_is_counted_as_it_is_drawn(tmp_path: Path) -> None:
+    order = TrainOrder(task="digit_addition", settings=("steps=1", "evaluate_on=32"))
+    plan = order.plan()
+    config = RunConfig(
+        task=plan.task.to_dict(),
+        model=plan.model,
+        recipe=to_dict(plan.recipe),
+        seed=0,
+        train_fraction=plan.recipe.train_fraction,
+    )
+    assert (
+        n_held_out(Run(path=tmp_path, config=config, task=plan.task, manifest=Manifest(files={})))
+        == 32
+    )
+
+
+def test_an_accepted_session_says_so(app_folder: Path) -> None:
+    from tests.app.app_folder import SESSION
+    from workbench.session import open_as_run, open_session
+
+    made = open_as_run(open_session(app_folder / SESSION), app_folder / "runs")
+    states = {one.name: one.state for one in summaries()}
+    assert states[made.path.name] == "from a session" and states["full"] == COMPLETE
+
+
+def test_the_table_looks_again_while_something_trains(
+    app_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apps.web.train import list as train_list
+
+    drawn: list[float] = []
+
+    def fragment(work: Any, *, run_every: float) -> Any:
+        drawn.append(run_every)
+        return work
+
+    monkeypatch.setattr(train_list.st, "fragment", fragment)
+    opened("train", app_folder)
+    assert drawn == []
+    monkeypatch.setattr(train_list, "training", lambda: True)
+    page = opened("train", app_folder)
+    assert drawn == [train_list.EVERY] and not page.exception
+    assert any("full" in one.value.get("network", ()).tolist() for one in page.dataframe)

@@ -1,5 +1,6 @@
 """Two networks' findings side by side: what one has that the other has not, in words."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,14 +10,15 @@ from apps.web.choice import find_run, run_names, runs_folder
 from apps.web.findings.data import changes_between, records_of
 from apps.web.findings.opened import session_title
 from apps.web.findings.uploads import opened_digests, opened_session
+from apps.web.shell import escaped
 from workbench.records import NOTEBOOK
 from workbench.run import Run
 from workbench.session import Session
 from workbench.session.differing import Change
 from workbench.strict import one_line
 
-LISTED, SIDE = 500, 1000
-"""Differences that are listed, and characters of either side of one."""
+LISTED, SIDE, WORD = 500, 1000, 32
+"""Differences that are listed, characters of either side of one, and of a word of it."""
 RUN, SESSION = "run:", "session:"
 """What a choice begins with."""
 WHERE = {
@@ -81,19 +83,25 @@ def _show(changes: tuple[Change, ...]) -> None:
     st.markdown(
         f"**{n:,} {'difference' if n == 1 else 'differences'}**; of weights only digests are told."
     )
-    rows = [
-        {
-            "Where": WHERE[one.where],
-            "What": one_line(one.what, longest=SIDE),
-            "First": one_line(one.first, longest=SIDE),
-            "Second": one_line(one.second, longest=SIDE),
-        }
-        for one in changes[:LISTED]
-    ]
-    alt = "What differs between the two: where, what, and how it is in the first and the second"
-    st.dataframe(rows, hide_index=True, alt=alt, height=min(600, 40 + 35 * len(rows)))
+    st.markdown(change_table(changes[:LISTED]))
     if n > LISTED:
         st.caption(f"And {n - LISTED:,} more; `workbench session diff A B --json` lists all.")
+
+
+def change_table(changes: Sequence[Change]) -> str:
+    """What differs, as a Markdown table of escaped text, whose lines are broken where they end."""
+    lines = ["| Where | What | First | Second |", "|:--|:--|:--|:--|"]
+    for one in changes:
+        cells = (WHERE[one.where], one.what, one.first, one.second)
+        told = [_cell(cell) for cell in cells]
+        lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Escaped; a word that no line could hold, such as a digest, is cut."""
+    words = one_line(text, longest=SIDE).split(" ")
+    return escaped(" ".join(w if len(w) <= WORD else f"{w[: WORD - 1]}…" for w in words))
 
 
 def _opened(choice: str) -> Run | Session:

@@ -18,6 +18,7 @@ from apps.web.findings.data import accepted_as, file_name
 from apps.web.findings.run import size_text
 from apps.web.findings.shown import (
     STATES,
+    counted,
     marks_of,
     show_marks,
     show_notes,
@@ -153,8 +154,9 @@ def _about(session: Session) -> None:
         "Says it was made with": versions,
         "Session": made.id,
         "Made from session": made.parent or "none",
-        "Holds": f"{n:,} findings in {len(session.records):,} records, {len(steps):,} checkpoints "
-        f"(last: step {steps[-1]:,}), {size_text(session.archive.size)}",
+        "Holds": f"{counted(n, 'finding')} in {counted(len(session.records), 'record')}, "
+        f"{counted(len(steps), 'checkpoint')} (last: step {steps[-1]:,}), "
+        f"{size_text(session.archive.size)}",
         "Who wrote it": "nobody knows: a file can say anything of that",
     }
     st.markdown("\n".join(f"- {name}: {escaped(value)}" for name, value in lines.items()))
@@ -289,7 +291,7 @@ def _verdict(rows: list[dict[str, Any]]) -> None:
         st.warning("It holds no finding, so nothing that was claimed is shown to hold.")
     elif held == len(rows):
         n = sum(len(row["findings"]) for row in rows)
-        came = f"{n:,} {'finding' if n == 1 else 'findings'} came out the same here"
+        came = f"{counted(n, 'finding')} came out the same here"
         st.success(
             f"Every record holds: {came}.",
             icon=":material/check_circle:",

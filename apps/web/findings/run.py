@@ -22,26 +22,20 @@ from apps.web.findings.data import (
     size_of,
     view_of,
 )
-from apps.web.findings.shown import show_marks, show_note, show_records, title_of
+from apps.web.findings.places import PAGES, look_at
+from apps.web.findings.shown import counted, show_marks, show_note, show_records, title_of
 from apps.web.shell import LAST_VIEW, escaped, guarded, link_to
 from apps.web.tab import tab
 from apps.web.view import views
 from apps.web.words import help_of
+from circuits.mechanism import mechanism_for
+from workbench import config
 from workbench.record import Record
 from workbench.records import read_notebook
 from workbench.run import Run
 from workbench.strict import one_line
 
 JOB = "findings_job"
-PAGES = {
-    "mechanism": ("parts", "Its parts"),
-    "patching": ("trace", "Trace it"),
-    "circuit": ("trace", "Trace it"),
-    "evaluation": ("trace", "Trace it"),
-    "probe": ("probes", "Its probes"),
-    "probe_training": ("probes", "Its probes"),
-}
-"""Where what a record speaks of can be looked at, and what the link says."""
 NOTE = 20_000
 """Characters of a note, at most (`workbench.strict.Prose`)."""
 
@@ -69,14 +63,14 @@ def _claims(network: Network) -> None:
     n = sum(len(one.findings) for one in records)
     if not records:
         st.info(
-            "Nothing is claimed of this network yet. Explain it here, or ask on the Trace and "
-            "Probes pages: what is found there is kept here.",
+            "Nothing is claimed of this network yet. Ask here, or on the Trace and Probes pages: "
+            "what is kept there is listed here.",
             icon=":material/lightbulb:",
         )
     else:
         st.markdown(
-            f"**{n:,} {'finding' if n == 1 else 'findings'}** in {len(records):,} "
-            f"{'record' if len(records) == 1 else 'records'}, of every checkpoint that was asked."
+            f"**{counted(n, 'finding')}** in {counted(len(records), 'record')}, of every "
+            "checkpoint that was asked."
         )
     _explain(network, explained)
     show_records(records, key="findings_screen", beside=partial(_beside, network))
@@ -84,9 +78,23 @@ def _claims(network: Network) -> None:
 
 def _explain(network: Network, explained: bool) -> None:
     """Ask for the mechanism where nobody has, in a job."""
+    order = AskOrder(run=network.name, step=network.step, analysis=EXPLANATION)
+    found = None if explained else _at_work(order)
+    if found is not None and found not in jobs.job_ids(JOB):
+        jobs.watch(JOB, found)  # another page or tab has asked
     for job in jobs.job_ids(JOB):
-        jobs.panel(job, key=JOB, on_done=lambda status: jobs.unwatch(JOB, status.id))
-    if explained or jobs.job_ids(JOB):
+        jobs.panel(
+            job,
+            key=f"{JOB}_{job[:16]}",
+            on_done=lambda status: jobs.unwatch(JOB, status.id),
+            watched=JOB,
+        )
+    if explained or found is not None:
+        return
+    if mechanism_for(network.task) is None:
+        st.caption(
+            "No mechanism is known for this task that could be tested: trace it, or probe it."
+        )
         return
     asked = st.button(
         "Explain this network",
@@ -96,16 +104,25 @@ def _explain(network: Network, explained: bool) -> None:
         "each claim beside its controls. Some seconds for p = 23, minutes for p = 113.",
     )
     if asked:
-        order = AskOrder(run=network.name, step=network.step, analysis=EXPLANATION)
         jobs.watch(JOB, jobs.start(order, owner=tab()))
         st.rerun()
+
+
+def _at_work(order: AskOrder) -> str | None:
+    """The job that asks the same now, if there is one."""
+    asked = config.to_dict(order)
+    for one in jobs.all_jobs():
+        if one.unfinished and one.kind == order.kind and one.parameters == asked:
+            return one.id
+    return None
 
 
 def _beside(network: Network, record: Record) -> None:
     """Where to look at what a record speaks of, and removing it."""
     name, label = PAGES.get(record.kind, ("", ""))
     if name in views:
-        link_to(name, label, run=network.name, step=str(record.step))
+        address = look_at(record, network)
+        link_to(name, label, help=None, run=network.name, step=str(record.step), **address)
     with st.popover("Remove", icon=":material/delete:", key=f"findings_ask_{record.id}"):
         st.markdown("This removes the record and its findings for good.")
         if st.button("Remove it", key=f"findings_remove_{record.id}", type="primary"):
@@ -130,8 +147,9 @@ def _origin(run: Run) -> None:
     )
     address = address_of(notebook.view)
     page = notebook.view.get(PAGE)
-    if address:
-        name = page if isinstance(page, str) and page in views else "network"
+    known = isinstance(page, str) and page in views
+    if address or known:
+        name = str(page) if known else "network"
         link_to(
             name,
             "Restore the author's view",
@@ -208,16 +226,23 @@ def _save(run: Run) -> None:
             value=True,
             key="findings_view",
             bind="query-params",
-            disabled=LAST_VIEW not in st.session_state,
-            help="The page looked at last and what was chosen on it, so that whoever opens the "
-            "session can look at the same.",
+            disabled=_last_seen(run) is None,
+            help="The page on which you looked at this network last and what was chosen there, so "
+            "that whoever opens the session can look at the same.",
         )
-    _downloads(run, [one for one in records if one.id in chosen], note, every, seen)
+    view = _last_seen(run) if seen else None
+    _downloads(run, [one for one in records if one.id in chosen], note, every, view)
 
 
-def _downloads(run: Run, chosen: list[Record], note: str, every: bool, seen: bool) -> None:
+def _last_seen(run: Run) -> dict[str, str] | None:
+    """What this tab had of this run on the screen last; None where it did not look at it."""
     page, address = st.session_state.get(LAST_VIEW, (None, {}))
-    view = view_of(address, page)
+    return view_of(address, page) if address.get("run") == [run.path.name] else None
+
+
+def _downloads(
+    run: Run, chosen: list[Record], note: str, every: bool, view: dict[str, str] | None
+) -> None:
     name, size = file_name(run.path.name), size_of(run, chosen, all_checkpoints=every)
     make = partial(
         session_file,
@@ -225,7 +250,7 @@ def _downloads(run: Run, chosen: list[Record], note: str, every: bool, seen: boo
         note=note if note.strip() else None,
         only=[one.id for one in chosen],
         all_checkpoints=every,
-        view=view if seen else None,
+        view=view,
     )
     buttons = st.container(horizontal=True)
     buttons.download_button(

@@ -82,13 +82,14 @@ def show_records(
 
 def overview(shown: Sequence[Shown]) -> str:
     """A line per finding: the verdict, the claim, and the number beside those of its controls."""
-    lines = ["| Verdict | Claim | Value | n | Controls |", "|:--|:--|--:|--:|:--|"]
+    lines = ["| Verdict | Claim | Value | 95 % | n | Controls |", "|:--|:--|--:|:--|--:|:--|"]
     for one in shown:
         for finding in one.findings:
             row = (
                 VERDICTS[finding.verdict],
                 escaped(one_line(finding.claim, longest=CELL)),
                 number_text(finding.value),
+                _exact(finding.interval),
                 f"{finding.n:,}",
                 controls_text(finding.controls),
             )
@@ -121,9 +122,8 @@ def show_finding(finding: Finding) -> None:
 def finding_table(finding: Finding) -> str:
     """The finding's number and its controls', as a Markdown table of escaped text."""
     held_out = "–" if finding.held_out is None else number_text(finding.held_out)
-    ends = finding.interval
-    counted = "every input" if ends is None else _ends(ends)
-    rows = [("**this network**", number_text(finding.value), counted, f"{finding.n:,}", held_out)]
+    ends = _exact(finding.interval)
+    rows = [("**this network**", number_text(finding.value), ends, f"{finding.n:,}", held_out)]
     rows += [
         (
             f"control: {escaped(one_line(one.name, longest=CELL))}",
@@ -149,6 +149,11 @@ def title_of(record: Record) -> str:
 def words_of(name: str) -> str:
     """A name of ours or of a file as words: `probe_training` is `probe training`."""
     return one_line(name.replace("_", " "), longest=CELL)
+
+
+def counted(n: int, what: str) -> str:
+    """`1 finding`, `9 findings`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def number_text(value: float) -> str:
@@ -274,7 +279,13 @@ def _named(value: object) -> str:
 
 
 def _counted(control: Control) -> str:
-    return f"{control.n:,} {escaped(one_line(control.unit, longest=CELL))}"
+    unit = one_line(control.unit, longest=CELL)
+    return f"{control.n:,} {escaped(unit.removesuffix('s') if control.n == 1 else unit)}"
+
+
+def _exact(interval: tuple[float, float] | None) -> str:
+    """Of a finding: without an interval, all there is was measured (inputs, neurons, pairs)."""
+    return "exact" if interval is None else _ends(interval)
 
 
 def _ends(interval: tuple[float, float]) -> str:

@@ -165,7 +165,13 @@ def unwatch(key: str, job_id: str) -> None:
     set_address_ids(key, tuple(one for one in job_ids(key) if one != job_id))
 
 
-def panel(job_id: str, *, key: str, on_done: Callable[[Status], None] | None = None) -> Status:
+def panel(
+    job_id: str,
+    *,
+    key: str,
+    on_done: Callable[[Status], None] | None = None,
+    watched: str | None = None,
+) -> Status:
     """Draw how a job is doing: progress, time left, and Cancel in the tab that ordered it.
 
     It looks again by itself until the job has ended, and then runs the whole page once more. An id
@@ -174,12 +180,12 @@ def panel(job_id: str, *, key: str, on_done: Callable[[Status], None] | None = N
     Args:
         key: of its widgets.
         on_done: called once in a session for a job that is found `done`, before that last run.
+        watched: the key in the address that the job is under (`watch`). One that has ended in any
+            way can then be closed, which takes it out of the address.
     """
-    from apps.web.jobs.job_panel import (
-        draw_panel,
-    )  # here, as the process of a job needs no Streamlit
+    from apps.web.jobs.job_panel import draw_panel  # a job's own process needs no Streamlit
 
-    return draw_panel(job_id, key=key, on_done=on_done)
+    return draw_panel(job_id, key=key, on_done=on_done, watched=watched)
 
 
 # ---------------------------------------------------------------------- processes

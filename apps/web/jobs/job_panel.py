@@ -25,17 +25,25 @@ WORDS = {
 """Of each state: what is said, and the sign beside it."""
 
 
-def draw_panel(job_id: str, *, key: str, on_done: Callable[[Status], None] | None) -> Status:
+def draw_panel(
+    job_id: str,
+    *,
+    key: str,
+    on_done: Callable[[Status], None] | None,
+    watched: str | None,
+) -> Status:
     """See `apps.web.jobs.panel`."""
     try:
         status = jobs.status_of(job_id)
     except AppError as error:
         st.warning(escaped(str(error)), icon=":material/help:")
+        close_button(job_id, watched)
         return _no_job(job_id, str(error))
     owner = next((one for one in tab_tokens() if jobs.is_owner(status, one)), None)
     if not status.unfinished:
         _ended(status, key, on_done)
         _draw(status, key=key, owner=owner)
+        close_button(job_id, watched)
         return status
 
     def live() -> None:
@@ -49,6 +57,20 @@ def draw_panel(job_id: str, *, key: str, on_done: Callable[[Status], None] | Non
 
     st.fragment(lambda: guarded(live), run_every=EVERY)()
     return status
+
+
+def close_button(job_id: str, watched: str | None) -> None:
+    """Takes a job out of the address under the key `watched`; nothing where that is None."""
+    if watched is None:
+        return
+    st.button(
+        "Close",
+        icon=":material/close:",
+        key=f"{watched}_close_{job_id[:16]}",
+        on_click=jobs.unwatch,
+        args=(watched, job_id),
+        help="Takes it off this page. What it saved stays.",
+    )
 
 
 def state_words(status: Status) -> str:

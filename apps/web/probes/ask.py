@@ -31,6 +31,12 @@ SECONDS_A_FIT = 6e-10
 """Per input, class and number of a site, with permutations and erasures: measured on two cores."""
 FEWEST_VALUES = 16
 """A variable of fewer values takes as long as one of so many."""
+SPLITS = {
+    "grouped": "whole groups of like inputs, of any kind.",
+    "network": "exactly the inputs that the network was not trained on.",
+    "out_of_distribution": "all inputs in which a variable has certain values.",
+}
+"""How inputs may be held out from a probe."""
 SAMPLED = 2048
 """Inputs by which the values of variables are counted."""
 
@@ -38,7 +44,7 @@ SAMPLED = 2048
 def draw_question(network: Network) -> None:
     """The form, folded where something was asked already, and how its job is doing."""
     for job_id in jobs.job_ids(JOB):
-        jobs.panel(job_id, key=f"probes_panel_{job_id}", on_done=_found)
+        jobs.panel(job_id, key=f"probes_panel_{job_id}", on_done=_found, watched=JOB)
     asked_before = any(one.step == network.step for one in records_of(network, "probe"))
     with st.expander("Ask a new question", expanded=not asked_before, icon=":material/add:"):
         analysis = _form(network)
@@ -67,6 +73,9 @@ class Asked:
     positions: tuple[int, ...] | None
     probes: tuple[str, ...]
     seeds: tuple[int, ...]
+    splits: tuple[str, ...]
+    held_out_by: str | None
+    n_permutations: int
     erase: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +134,7 @@ def question_fields(task: Task, hooks: list[str], *, key: str) -> Asked:
         bind="query-params",
         help=help_of("erasure"),
     )
+    splits, held_out_by, n_permutations = _splits(names, key)
     many = [name for name in variables if 2 * values_of(task)[name] > SAMPLED]
     if many:
         st.warning(
@@ -140,8 +150,46 @@ def question_fields(task: Task, hooks: list[str], *, key: str) -> Asked:
         positions=tuple(places[one] for one in at) or None,
         probes=tuple(kinds),
         seeds=tuple(parse_seeds(seeds)),
+        splits=splits,
+        held_out_by=held_out_by,
+        n_permutations=n_permutations,
         erase=erase,
     )
+
+
+def _splits(names: Sequence[str], key: str) -> tuple[tuple[str, ...], str | None, int]:
+    """How inputs are held out from a probe, of which variable values are, and permutations."""
+    left, middle, right = st.columns([3, 2, 2])
+    splits = left.multiselect(
+        "Held out from the probe",
+        list(SPLITS),
+        default=["grouped"],
+        key=f"{key}_ask_splits",
+        bind="query-params",
+        help="  \n".join(f"{name}: {said}" for name, said in SPLITS.items()),
+    )
+    by = None
+    if "out_of_distribution" in splits:
+        by = middle.selectbox(
+            "Values held out are of",
+            names,
+            key=f"{key}_ask_held_out_by",
+            bind="query-params",
+            help="The probe is fitted without inputs in which this variable has certain values, "
+            "and read on those.",
+        )
+    permutations = right.number_input(
+        "Permutations",
+        min_value=19,
+        max_value=100_000,
+        value=999,
+        step=100,
+        key=f"{key}_ask_permutations",
+        bind="query-params",
+        help="The p-value counts how many of so many permuted labels are read as well. It is at "
+        "least one in their number and one; several seeds need 39 or more.",
+    )
+    return tuple(splits), by, int(permutations)
 
 
 def told(amount: "Amount", seconds: float) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from probes.batch.closed_query import Answer
 
 SQL, ASKED = "probes_sql", "probes_asked"
+ANSWERED = "probes_answered"
+"""In the address: the sweep whose query was answered."""
 EXAMPLES = {
     "Best site": "SELECT run, step, variable, arg_max(hook || '@' || position, value) AS site, "
     "max(value) AS accuracy\nFROM results\nWHERE metric = 'accuracy' AND control = 'none' "
@@ -57,8 +59,11 @@ def draw_query(rows: "pa.Table", sweep: str) -> None:
     )
     if st.button("Ask", key="probes_query", icon=":material/search:"):
         st.session_state[ASKED] = (sweep, sql)
+    if ASKED not in st.session_state and st.query_params.get(ANSWERED) == sweep:
+        st.session_state[ASKED] = (sweep, sql)  # a link, or a refresh
     asked = st.session_state.get(ASKED)
     if asked is not None and asked[0] == sweep:
+        st.query_params[ANSWERED] = sweep
         _draw_answer(rows, asked[1])
 
 

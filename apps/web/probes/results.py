@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +99,31 @@ def networks_map(found: Found, value: str, *, probe: str, split: str) -> HeatMap
         name="sweep-networks",
         alt=f"{shown.measure}, at the site where each variable is read best, for every network",
         values=values,
-        rows=tuple(f"{run}, step {step:,}" for run, step in of_kind),
+        rows=short_names(list(of_kind)),
         columns=tuple(variables),
         row_axis="network",
         column_axis="variable",
         measure=shown.measure,
         scale=shown.scale,
-        details=tuple(
-            (name, tuple(DASH if line is None else text(line) for line in best))
-            for name, text in columns
+        details=(
+            ("run", tuple(run for run, _ in of_kind for _ in variables)),
+            *(
+                (name, tuple(DASH if line is None else text(line) for line in best))
+                for name, text in columns
+            ),
         ),
+    )
+
+
+def short_names(networks: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+    """Networks in words, without the beginning that all their names share, which hides the rest."""
+    runs = list(dict.fromkeys(run for run, _ in networks))
+    words = [run.split("-") for run in runs]
+    same = sum(1 for _ in takewhile(lambda found: len(set(found)) == 1, zip(*words, strict=False)))
+    cut = sum(len(word) + 1 for word in words[0][:same]) if len(runs) > 1 else 0
+    return tuple(
+        f"{'…' if 0 < cut < len(run) else ''}{run[cut:] or run}, step {step:,}"
+        for run, step in networks
     )
 
 

@@ -59,7 +59,7 @@ def draw_sweeps() -> None:
     runs = runs_folder()
     ids = sweep_ids(runs)
     for job_id in jobs.job_ids(JOB):
-        jobs.panel(job_id, key=f"probes_sweep_panel_{job_id}", on_done=_finished)
+        jobs.panel(job_id, key=f"probes_sweep_panel_{job_id}", on_done=_finished, watched=JOB)
     if ids:
         chosen = _chosen(ids)
         guarded(lambda: _draw_sweep(chosen))
@@ -256,7 +256,11 @@ def _form() -> None:
 
 
 def _start(order: SweepOrder) -> None:
-    jobs.watch(JOB, jobs.start(order, owner=tab()))
+    job_id = jobs.start(order, owner=tab())
+    for one in jobs.all_jobs():  # those that stopped at this sweep have nothing left to say
+        if one.kind == order.kind and not one.unfinished and _sweep_of(one) == order.sweep:
+            jobs.unwatch(JOB, one.id)
+    jobs.watch(JOB, job_id)
     st.session_state[NEXT] = order.sweep
 
 
@@ -289,9 +293,13 @@ def _amount(order: SweepOrder) -> str:
 def _job_of(sweep: str) -> str | None:
     """The job that is at a sweep, if any."""
     for one in jobs.all_jobs():
-        if one.kind == SweepOrder.kind and one.unfinished and one.parameters["sweep"] == sweep:
+        if one.kind == SweepOrder.kind and one.unfinished and _sweep_of(one) == sweep:
             return one.id
     return None
+
+
+def _sweep_of(job: jobs.Status) -> str:
+    return str(job.parameters.get("sweep", ""))
 
 
 def _tokens(run: str) -> list[str]:

@@ -36,7 +36,7 @@ SHARE = (-0.02, 1.02)
 def draw_training(network: Network) -> None:
     """The lines over training where they were measured, the job that measures them, and a strip."""
     for job_id in jobs.job_ids(JOB):
-        jobs.panel(job_id, key=f"probes_training_{job_id}", on_done=_found)
+        jobs.panel(job_id, key=f"probes_training_{job_id}", on_done=_found, watched=JOB)
     records = {
         str(record.parameters["variable"]): record
         for record in records_of(network, "probe_training")

@@ -13,6 +13,8 @@ from apps.web.words import help_of
 
 EVERY = 2.0
 """Seconds between two looks at the list of jobs."""
+BUSY = "_train_list_busy"
+"""Key of the session state: whether the list is looked at again by itself."""
 LISTED = 8
 """Jobs that are listed: all that have not ended, then the newest."""
 
@@ -23,7 +25,8 @@ def draw_jobs() -> None:
     if not others:
         return
     st.subheader("Other jobs")
-    if any(one.unfinished for one in others):
+    st.session_state[BUSY] = any(one.unfinished for one in others)
+    if st.session_state[BUSY]:
         st.fragment(lambda: guarded(_draw_jobs), run_every=EVERY)()
     else:
         _draw_jobs()
@@ -38,7 +41,11 @@ def _others() -> list[Status]:
 
 
 def _draw_jobs() -> None:
-    for one in _others():
+    others = _others()
+    if st.session_state.get(BUSY) and not any(one.unfinished for one in others):
+        st.session_state[BUSY] = False
+        st.rerun()  # no need to look any more
+    for one in others:
         words, button = st.columns([6, 1], vertical_alignment="center")
         error = "" if one.error is None else f": {one.error}"
         words.markdown(
@@ -58,9 +65,25 @@ def draw_runs() -> None:
     if not found:
         st.info("There is none yet. Press Train above.", icon=":material/school:")
     else:
-        _table(found)
+        if training():
+            st.fragment(lambda: guarded(_draw_live), run_every=EVERY)()
+        else:
+            _table(found)
+        _draw_chosen(found)
     st.caption("A network trained elsewhere becomes one of these with this command:")
     st.code("workbench import DIRECTORY", language=None)
+
+
+def training() -> bool:
+    """Whether a job trains."""
+    return any(one.unfinished and one.kind == "train" for one in all_jobs())
+
+
+def _draw_live() -> None:
+    """The table while something trains; the whole page once more when nothing does."""
+    if not training():
+        st.rerun()
+    _table(summaries())
 
 
 def _table(found: list[RunSummary]) -> None:
@@ -68,14 +91,18 @@ def _table(found: list[RunSummary]) -> None:
         {
             "network": one.name,
             "held-out accuracy": one.held_out_accuracy,
+            "held out": one.n_held_out,
             "grokking step": one.grokking_step,
             "steps": one.step,
             "state": one.state,
-            "task": one.task,
         }
         for one in found
     ]
     table(rows, key="train_runs", alt="The networks that there are, the newest first.")
+
+
+def _draw_chosen(found: list[RunSummary]) -> None:
+    """The curves of one of them, and where to go from there."""
     name = st.selectbox(
         "Show the curves of",
         [one.name for one in found],

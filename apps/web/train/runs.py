@@ -13,6 +13,7 @@ from apps.web.choice import run_names, runs_folder
 from workbench.errors import WorkbenchError
 from workbench.manifest import CHECKPOINTS, CONFIG, MANIFEST, METRICS, Manifest, read_recorded
 from workbench.run import Run, RunConfig
+from workbench.session.opening import ORIGIN
 from workbench.storage import from_json, read_file, sha256
 from workbench.strict import one_line
 from workbench.task import task_from_dict
@@ -20,6 +21,8 @@ from workbench.train import Metrics
 from workbench.training import outcome_of
 
 COMPLETE, INCOMPLETE, IMPORTED = "complete", "incomplete", "imported"
+OPENED = "from a session"
+"""A session that was accepted: how it was trained is its author's word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +36,26 @@ class RunSummary:
     step: int | None
     """Of the last checkpoint."""
     state: str
-    """`complete`, `incomplete`, `imported`, or what is wrong."""
+    """`complete`, `incomplete`, `imported`, `from a session`, or what is wrong."""
     held_out_accuracy: float | None
+    n_held_out: int | None
+    """How many inputs that accuracy is of."""
     grokking_step: int | None
 
 
 def summaries() -> list[RunSummary]:
     """Every run there is, the newest first; a damaged one says what is wrong."""
     return [_summary_of(name) for name in run_names()]
+
+
+def n_held_out(run: Run) -> int | None:
+    """How many held-out inputs the training was measured on: all there are, or those drawn."""
+    share, recipe = run.config.train_fraction, run.config.recipe or {}
+    if not run.task.enumerable:
+        drawn = recipe.get("evaluate_on")
+        return drawn if isinstance(drawn, int) else None
+    size = run.task.domain_size
+    return None if share is None else size - round(share * size)
 
 
 def history(path: Path) -> list[Metrics]:
@@ -77,6 +92,7 @@ def _summary_of(name: str) -> RunSummary:
             step=None,
             state=one_line(str(error), longest=120),
             held_out_accuracy=None,
+            n_held_out=None,
             grokking_step=None,
         )
 
@@ -92,13 +108,17 @@ def _summary(path: Path, digest: str) -> RunSummary:
     outcome = outcome_of(run) if measured else None
     steps = manifest.steps(CHECKPOINTS)
     trained = COMPLETE if manifest.complete else INCOMPLETE
+    if (path / ORIGIN).is_file():
+        trained = OPENED
+    accuracy = outcome and outcome.held_out_accuracy
     return RunSummary(
         name=path.name,
         task=run.task.label,
         seed=config.seed,
         step=steps[-1] if steps else None,
         state=IMPORTED if config.seed is None else trained,
-        held_out_accuracy=outcome and outcome.held_out_accuracy,
+        held_out_accuracy=accuracy,
+        n_held_out=None if accuracy is None else n_held_out(run),
         grokking_step=outcome and outcome.grokking_step,
     )
 
