@@ -28,7 +28,7 @@ def draw() -> None:
     with about.expander("What am I looking at?"):
         st.markdown(ABOUT)
     with st.container(border=True):
-        asked = draw_question(network)
+        asked = draw_question(network, of_circuit=section != "Effects")
     if section == "Effects":
         from apps.web.trace import effects as trace_effects
 

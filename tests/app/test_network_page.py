@@ -302,6 +302,24 @@ def test_a_sum_of_digits_draws(section: str, digits: Path) -> None:
     assert "right is **1112**" in said(page)
 
 
+def test_of_too_many_inputs_none_is_said_to_have_been_trained_on(digits: Path) -> None:
+    network = network_of(find_run("digits"))
+    inputs = network.task.sample(200, torch.Generator().manual_seed(3))
+    config = network.run.config
+    assert config.seed is not None and config.train_fraction is not None
+    held_out = network.task.held_out_mask(
+        inputs, seed=config.seed, train_fraction=config.train_fraction
+    )
+    assert held_out.any() and not held_out.all()
+    for mask, words in (
+        (held_out, "a held-out input"),
+        (~held_out, "not held out: training draws"),
+    ):
+        clean = network.task.text(inputs[mask][:1])[0]
+        shown = said(opened("network", digits, run="digits", clean=clean))
+        assert words in shown and "a training input" not in shown
+
+
 def test_shares_by_carries_and_position(digits: Path) -> None:
     network = network_of(find_run("digits"))
     by_carries, by_position = network_answers.share_charts(network, "uniform")

@@ -8,7 +8,9 @@ from streamlit.testing.v1 import AppTest
 
 from apps.web.choice import find_run, network_of
 from apps.web.parts.ablate import neurons_of
+from apps.web.parts.circles import AS_PREDICTED, RIGHT, accuracy_map
 from apps.web.parts.data import board, explanation_of, switched
+from apps.web.parts.planes import scatter
 from apps.web.parts.switches import grid_of
 from circuits.fourier.switchboard import Switches
 from tests.app.app_folder import FRESH, FULL, IMPORTED, opened
@@ -121,6 +123,27 @@ def test_heads_are_not_predicted(app_folder: Path) -> None:
     page.button_group(key="parts_heads").set_value(["a0.h1"]).run()
     assert "does not say what a single head brings" in sentence(page)
     assert "Nothing is predicted while heads are off." in words(page)
+
+
+def test_a_map_of_what_was_predicted_does_not_speak_of_right_and_wrong(app_folder: Path) -> None:
+    network = network_of(find_run(IMPORTED))
+    found = switched(network, 0, Switches())
+    assert found.as_predicted is not None
+    right = accuracy_map(network, found.right, RIGHT)
+    predicted = accuracy_map(network, found.as_predicted, AS_PREDICTED)
+    assert right.words == ("right", "wrong")
+    assert predicted.words == ("predicted", "other")
+
+
+def test_a_plane_that_is_off_is_seen_to_shrink(app_folder: Path) -> None:
+    network = network_of(find_run(IMPORTED))
+    (k, *_) = key_rows(app_folder, IMPORTED)
+    whole = scatter(network, 0, Switches(), k, "a")
+    off = scatter(network, 0, Switches(embedding_removed=(k,)), k, "a")
+    size = max(map(abs, (*whole.x, *whole.y)))
+    assert whole.reach == off.reach == size > 0  # the same axes, switched on or off
+    left = max(map(abs, (*off.x, *off.y)))
+    assert left < size / 20  # what its directions share with other planes
 
 
 def test_a_clicked_input_is_carried(app_folder: Path) -> None:

@@ -89,6 +89,19 @@ def test_the_strongest_cell_is_the_one_of_the_finding(network: Network) -> None:
     assert abs(finding.value) == pytest.approx(abs(float(halves[chosen, 1::2].mean())), **CLOSE)
 
 
+def test_the_words_for_the_map_name_its_largest_cell(network: Network) -> None:
+    # The strongest part is chosen on half of the pairs: on all of them another may be larger.
+    found = found_of(network, "head", "position")
+    other = (found.strongest + 1) % len(found.cells)
+    effects = found.sweep.effects.flatten(0, -2).clone()
+    effects[other] = -100.0
+    shaped = effects.reshape(found.sweep.effects.shape)
+    doctored = replace(found, sweep=replace(found.sweep, effects=shaped))
+    assert doctored.strongest != other and doctored.largest == other
+    name = found.cells[other].name(found.positions)
+    assert map_of(doctored, normalised=False).alt.endswith(f"the largest is at {name}.")
+
+
 def test_untrained_networks_are_the_control(network: Network) -> None:
     found = found_of(network, "head", "position")
     largest = float(found.sweep.mean.abs().max())

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from apps.web import jobs
 from apps.web.choice import find_run
 from apps.web.shell import escaped
 from apps.web.trace import sweep as trace_sweep
+from apps.web.trace.effects import reason_of
 from apps.web.trace.question import FAMILY, PAIR, AskedQuestion
 from tests.app.app_folder import FRESH, FULL, IMPORTED, opened
 from workbench import config
@@ -63,7 +65,8 @@ def test_the_page_opens_on_the_strongest_cell_beside_its_controls(app_folder: Pa
     assert "nats: head 0." in words(page)
     assert f"runner-up {finding.controls[0].value:+.3g} [" in words(page)
     assert "untrained: at most 0." in words(page)
-    assert f"verdict: **{finding.verdict}**" in words(page)
+    assert f"verdict: **{finding.verdict}**. It has " in words(page)
+    assert f"{finding.details['lead']:+.3g} [" in words(page)
     assert "Click a cell" in words(page) and "place " not in words(page)
 
 
@@ -122,6 +125,16 @@ def test_a_part_is_added_to_the_circuit(app_folder: Path) -> None:
     whole(page)
     assert "a0.h2 in the circuit" in words(page)
     assert "trace_add" not in [button.key for button in page.button]
+    page.button(key="trace_to_circuit").click().run()  # and from there to what it is worth
+    whole(page)
+    assert page.query_params["trace_section"] in ("Circuit", ["Circuit"])
+    assert [one.value for one in page.metric if one.label == "Edges"] == ["7"]
+
+
+def test_without_a_circuit_there_is_none_to_test(app_folder: Path) -> None:
+    page = opened("trace", app_folder, run=FULL, trace_cell="8")
+    keys = [button.key for button in page.button]
+    assert "trace_add" in keys and "trace_to_circuit" not in keys
 
 
 def test_an_imported_network_has_two_positions(app_folder: Path) -> None:
@@ -130,7 +143,39 @@ def test_an_imported_network_has_two_positions(app_folder: Path) -> None:
     assert "at position 1 b**" in words(page)
 
 
+@pytest.mark.parametrize(
+    ("lead", "ends", "q", "verdict", "said"),
+    [
+        (2.0, (1.0, 3.0), 0.001, "supported", "It has a lead over the runner-up of +2 [1, 3] nats"),
+        (
+            1.0,
+            (-3.0, 5.0),
+            0.001,
+            "not supported",
+            "[-3, 5] nats, pair by pair, which may be none.",
+        ),
+        (1.0, (0.5, 2.0), 0.7, "not supported", "It has q = 0.7, as luck would bring."),
+    ],
+)
+def test_a_verdict_comes_with_its_reason(
+    lead: float, ends: tuple[float, float], q: float, verdict: str, said: str, app_folder: Path
+) -> None:
+    (kept,) = patching_records(FULL)
+    details = {"lead": lead, "lead from": ends[0], "lead to": ends[1], "q": q}
+    finding = replace(kept.findings[0], details=details, verdict=verdict)
+    assert said in reason_of(finding, "nats")
+
+
 # ---------------------------------------------------------------------- one pair
+
+
+@pytest.mark.parametrize("section", ["Circuit", "Compare"])
+def test_a_circuit_says_that_it_is_not_judged_on_one_pair(section: str, app_folder: Path) -> None:
+    page = opened("trace", app_folder, **ONE, trace_section=section, trace_pairs="16")
+    whole(page)
+    assert "One pair is too few to find or judge a circuit on" in words(page)
+    assert page.number_input(key="trace_pairs").value == 16  # those it is judged on are in sight
+    assert "One pair is too few" not in words(opened("trace", app_folder, **ONE))
 
 
 def test_one_pair_has_no_strongest_part_and_says_why(app_folder: Path) -> None:
@@ -139,6 +184,7 @@ def test_one_pair_has_no_strongest_part_and_says_why(app_folder: Path) -> None:
     assert "Strongest" not in words(page)
     assert "**Largest: head 0." in words(page)
     assert "8 pairs" in words(page)
+    assert "q =" not in words(page) and "too few for an interval or a test" in words(page)
     assert "at position 2 =" in words(page)
     assert "Of all answers, a0.h0 promotes these most. The right one, 7," in words(page)
     assert "What it reads and writes on" not in [one.label for one in page.selectbox]
@@ -233,7 +279,7 @@ def test_a_long_sweep_is_a_job_and_then_a_map(
     page = opened("trace", app_folder, **address)
     whole(page)
     assert "runs as a job" in words(page) and "Strongest" not in words(page)
-    page.button(key="trace_start").click().run()
+    page.button(key="trace_patch_all").click().run()
     (order,) = ordered
     assert (order.run, order.analysis) == (FRESH, "patching")
     assert json.dumps(config.to_dict(order))  # as a job's file holds it

@@ -249,7 +249,9 @@ def _trained_on(network: Network, clean: Operands) -> str:
         mask = task.held_out_mask(
             torch.tensor([clean]), seed=config.seed, train_fraction=config.train_fraction
         )
-        held_out = bool(mask[0])
+        if not bool(mask[0]):  # of so many that hardly any one was drawn
+            return "not held out: training draws from such inputs"
+        held_out = True
     else:
         row = grid.a.index(clean[0]) * len(grid.b) + grid.b.index(clean[1])
         held_out = bool(held_out_mask(task, config.seed, config.train_fraction)[row])

@@ -1,5 +1,6 @@
 """The head of the Network page: what this network is, where from, and how often it is right."""
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -7,9 +8,10 @@ import streamlit as st
 from apps.web.cache import remembered
 from apps.web.choice import Network
 from apps.web.network.data import accuracies
-from apps.web.shell import escaped
+from apps.web.shell import escaped, guarded
 from apps.web.words import help_of
 from workbench.accuracy import Accuracy
+from workbench.errors import RunError
 from workbench.model_config import ModelConfig, n_params
 from workbench.records import RECORDS, read_notebook, read_records
 
@@ -45,7 +47,7 @@ def draw_header(network: Network) -> None:
     )
     columns[2].caption(_when(network))
     with columns[3]:
-        _verdict(network)
+        guarded(partial(_verdict, network))  # a damaged record hides nothing else
 
 
 def _accuracy(
@@ -90,7 +92,7 @@ def _shape(config: ModelConfig) -> str:
 
 def _origin(network: Network) -> str:
     """Where the weights are from, and whose word that is."""
-    config, parent = network.run.config, read_notebook(network.run).parent
+    config, parent = network.run.config, _parent(network)
     if parent is not None:
         return (
             f"opened from session {escaped(parent[:12])}: what was not asked again here is its "
@@ -103,6 +105,14 @@ def _origin(network: Network) -> str:
         return "imported; its publisher says nothing about it"
     labels = config.random_labels
     return f"trained here{f' on labels of which {labels:.0%} are random' if labels else ''}"
+
+
+def _parent(network: Network) -> str | None:
+    """The session it was opened from; Findings tells of a notebook that is damaged."""
+    try:
+        return read_notebook(network.run).parent
+    except RunError:
+        return None
 
 
 def _verdict(network: Network) -> None:

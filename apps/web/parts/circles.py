@@ -114,10 +114,11 @@ def _map(network: Network, found: Outcome) -> None:
     if values is None:
         st.caption("Nothing is predicted while heads are off.")
         values = found.right
-    show(_accuracy_map(network, values, shown), key="parts_input", select=True, height=380)
+    show(accuracy_map(network, values, shown), key="parts_input", select=True, height=310)
 
 
-def _accuracy_map(network: Network, values: Bool[Tensor, " batch"], shown: str) -> HeatMap:
+def accuracy_map(network: Network, values: Bool[Tensor, " batch"], shown: str) -> HeatMap:
+    """Truth values over all inputs: whether right, or whether as predicted."""
     inputs = network.task.domain()
     cyclic = network.task.cyclic()
     assert cyclic is not None
@@ -133,6 +134,7 @@ def _accuracy_map(network: Network, values: Bool[Tensor, " batch"], shown: str) 
         column_axis="b",
         measure="right" if shown == RIGHT else "as predicted",
         scale="right_wrong",
+        words=("right", "wrong") if shown == RIGHT else ("predicted", "other"),
     )
 
 

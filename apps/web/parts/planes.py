@@ -21,6 +21,12 @@ SHOWN = 6
 TILE = 40
 """Elements a side that a small map shows: the first ones."""
 OPERANDS = ("a", "b")
+SCATTER = (
+    "Each point is the embedding of one number, seen in this plane alone. A network that adds on "
+    "this circle has its numbers on a ring, and their colours go round it in order. In a network "
+    "that learned nothing they are a cloud: step back to the first checkpoint to compare. Turning "
+    "the plane of a turns its ring."
+)
 
 
 def draw(network: Network, seed: int, grid: Grid, switches: Switches) -> None:
@@ -48,27 +54,31 @@ def draw(network: Network, seed: int, grid: Grid, switches: Switches) -> None:
         )
     if frequency not in counts:  # a link to another network
         frequency = next(iter(counts))
-    left, right = st.columns([1, 1.4], gap="medium")
+    left, right = st.columns([1.7, 1], gap="medium")  # a square picture has room at 1280 pixels
     with left:
-        show(_scatter(network, seed, switches, frequency, operand or "a"), key="parts_scatter")
+        show(scatter(network, seed, switches, frequency, operand or "a"), key="parts_scatter")
     with right:
-        if not counts[frequency]:
-            st.caption(f"No neuron was named for frequency {frequency}.")
-        elif st.toggle(
-            f"Show neurons of frequency {frequency} ({counts[frequency]:,} there are)",
-            key="parts_gallery",
-            bind="query-params",
-            help=help_of("neurons of a frequency"),
-        ):
-            with st.spinner("Reading its neurons on every input..."):
-                gallery = _gallery(network, seed, frequency)
-            show(gallery, key="parts_neurons", height=360)
+        st.caption(SCATTER)
+    if not counts[frequency]:
+        st.caption(f"No neuron was named for frequency {frequency}.")
+    elif st.toggle(
+        f"Show neurons of frequency {frequency} ({counts[frequency]:,} there are)",
+        key="parts_gallery",
+        bind="query-params",
+        help=help_of("neurons of a frequency"),
+    ):
+        with st.spinner("Reading its neurons on every input..."):
+            gallery = _gallery(network, seed, frequency)
+        show(gallery, key="parts_neurons")
 
 
-def _scatter(
+def scatter(
     network: Network, seed: int, switches: Switches, frequency: int, operand: str
 ) -> ScatterChart:
-    points = coordinates(network, seed, switches, frequency)[OPERANDS.index(operand)]
+    """Every number's embedding in a plane, on the axes that it has with nothing switched."""
+    place = OPERANDS.index(operand)
+    points = coordinates(network, seed, switches, frequency)[place]
+    own = coordinates(network, seed, Switches(), frequency)[place]
     cyclic = structure(board(network, seed).study.subject)
     phase = (frequency * cyclic.logs % cyclic.order).double() * (2 * math.pi / cyclic.order)
     phase = torch.where(phase > math.pi, phase - 2 * math.pi, phase)
@@ -84,6 +94,7 @@ def _scatter(
         x_axis=f"along cos, frequency {frequency}",
         y_axis="along sin",
         colour=tuple(phase.tolist()),
+        reach=float(own.abs().max()),  # a plane that is switched off shrinks, and is seen to
     )
 
 

@@ -28,11 +28,13 @@ def draw_effect(network: Network, found: Swept, index: int) -> None:
     st.subheader(escaped(_capital(cell.name(found.positions))), anchor=False)
     sizes = sweep.mean.abs().flatten()
     place = int((sizes > sizes[index]).sum()) + 1
-    ends = "" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"
+    tested = row["low"] is not None  # of one pair there is neither interval nor test
+    ends = f" [{row['low']:.3g}, {row['high']:.3g}]" if tested else ""
+    q = f"q = {row['q']:.2g}" if tested else "too few for an interval or a test"
     st.markdown(
         f"Effect **{row['effect']:+.3g} {unit_of(sweep.metric)}**"
         + escaped(
-            f"{ends} over {sweep.n} pair{'s' * (sweep.n > 1)}, q = {row['q']:.2g}; "
+            f"{ends} over {sweep.n} pair{'s' * (sweep.n > 1)}, {q}; "
             f"place {place} of {len(found.cells)} by size."
         ),
         help=help_of("effect", "interval", "q-value"),
@@ -127,20 +129,33 @@ def _draw_membership(network: Network, cell: Cell) -> None:
     if told is not None and told[0] != "success":
         st.warning(escaped(told[1]))
     missing = [name for name in cell.components if name not in members(network)]
-    if not missing:
-        st.badge(
-            f"{_together(cell.components)} in the circuit", icon=":material/check:", color="green"
-        )
-        return
-    st.button(
-        f"Add {_together(missing)} to the circuit",
-        key="trace_add",
-        icon=":material/add:",
-        type="primary",
-        help=help_of("circuit"),
-        on_click=_add,
-        args=(network, tuple(missing)),
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if missing:
+            st.button(
+                f"Add {_together(missing)} to the circuit",
+                key="trace_add",
+                icon=":material/add:",
+                type="primary",
+                help=help_of("circuit"),
+                on_click=_add,
+                args=(network, tuple(missing)),
+            )
+        else:
+            words = f"{_together(cell.components)} in the circuit"
+            st.badge(words, icon=":material/check:", color="green")
+        n = len(members(network))
+        if n:
+            st.button(
+                f"Test the circuit of {n} part{'s' * (n > 1)}",
+                key="trace_to_circuit",
+                icon=":material/arrow_forward:",
+                help="Opens the Circuit section: how faithful is what you have added so far?",
+                on_click=_open_circuit,
+            )
+
+
+def _open_circuit() -> None:
+    st.session_state["trace_section"] = "Circuit"
 
 
 def _add(network: Network, names: tuple[str, ...]) -> None:

@@ -258,15 +258,19 @@ def _draw_numbers(network: Network, asked: AskedQuestion, state: State) -> None:
 def _draw_judgement(network: Network, asked: AskedQuestion, circuit: Circuit) -> None:
     """The rest, which takes longer: beside random circuits, completeness, minimality, verdict."""
     analysis = evaluation_of(network, asked, circuit)
+    place = st.empty()  # emptied at once: what stood here is about the circuit before the change
     if is_judged_at_once(network, asked, circuit):
-        with st.spinner(
-            f"Judging beside {2 * analysis.n_random} random circuits, and knocking parts out …"
-        ):
+        words = f"Judging beside {2 * analysis.n_random} random circuits, and knocking parts out …"
+        with place, st.spinner(words):
             record: Record | None = judged(network, analysis).record
     else:
         record = kept_record(network, analysis)
-    if record is None:
-        st.button(
+    if record is not None:
+        with place.container():
+            draw_record(record)
+    else:
+        st.caption("Not judged yet: beside no random circuit, a faithfulness says little.")
+        place.button(
             "Judge beside random circuits",
             key="trace_judge",
             icon=":material/balance:",
@@ -275,8 +279,6 @@ def _draw_judgement(network: Network, asked: AskedQuestion, circuit: Circuit) ->
             help="Takes about half a minute for a network of this size, in a job, which keeps the "
             "record. " + help_of("percentile"),
         )
-        return
-    draw_record(record)
 
 
 def draw_record(record: Record) -> None:

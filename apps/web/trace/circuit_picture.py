@@ -18,8 +18,9 @@ from workbench.session.schema import Marks
 Place = tuple[float, float]
 MOST_SPELLED = 8
 """Positions up to which nodes carry their names; at more, short ones."""
-MOST_WRITTEN = 14
-"""Characters on a node; all of a label stands beside it when it is chosen."""
+MOST_WRITTEN = 8
+"""Characters that fit into a node: what stands beside one is hidden where nodes are near. All of a
+label is told when its node is chosen."""
 HEADS_AT, OTHERS_AT = -0.2, 0.25
 """Beside the middle of a position's column, so that edges past the heads are seen."""
 
@@ -142,7 +143,7 @@ def _nodes(
         drawn.append(
             GraphNode(
                 name=name,
-                label=f"{name} ({len(inside)})",
+                label=_fitting(f"{name} ({len(inside)})", name),
                 kind="group",
                 x=sum(xs) / len(xs),
                 y=sum(ys) / len(ys),
@@ -185,10 +186,17 @@ def _label(node: str, marks: Marks, n_pos: int | None) -> str:
     bare = node.partition("@")[0]
     label = marks.labels.get(node) or marks.labels.get(bare)
     if n_pos is None or n_pos <= MOST_SPELLED:
-        text = bare if label is None else f"{bare}: {label}"
-        return text if len(text) <= MOST_WRITTEN else f"{text[: MOST_WRITTEN - 1]}…"
+        return (
+            _fitting(f"{bare}: {label}", label) if label else _fitting(bare, SHORT.get(bare, bare))
+        )
     short = bare.removeprefix("a").replace(".h", ".")  # a0.h1 as 0.1
     return label[:MOST_SPELLED] if label else SHORT.get(bare, short)
+
+
+def _fitting(whole: str, short: str) -> str:
+    """The whole of a label where it fits into a node, else its short form, cut if need be."""
+    text = whole if len(whole) <= MOST_WRITTEN else short
+    return text if len(text) <= MOST_WRITTEN else f"{text[: MOST_WRITTEN - 1]}…"
 
 
 def _kind(node: str) -> Literal["embedding", "head", "mlp", "logits"]:

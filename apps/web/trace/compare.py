@@ -216,7 +216,8 @@ def _draw_shared(network: Network, asked: AskedQuestion, left: Side, right: Side
     )
     st.caption(
         "Faithfulness here is of this network, on pairs other than those that edges are scored on. "
-        "Recorded numbers are of the network and the question of the finding."
+        "Recorded numbers are of the network and the question of the finding. Open a draft in the "
+        "Circuit section to see it beside random circuits of its size."
     )
     table(
         edge_rows(left.circuit, right.circuit),

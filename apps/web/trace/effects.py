@@ -28,7 +28,9 @@ from apps.web.trace.sweep import (
 )
 from apps.web.words import help_of
 from circuits.analyses.patching import PatchingAnalysis
+from circuits.patching import SIGNIFICANT
 from workbench import config
+from workbench.finding import Finding
 
 MAP = "trace_cell"
 """The key of the map: the chosen cell is in the address under it."""
@@ -95,7 +97,7 @@ def map_of(found: Swept, *, normalised: bool) -> HeatMap:
     return HeatMap(
         name=f"patching-{sweep.site}",
         alt=f"Mean effect of patching each {sweep.site} on {sweep.metric}, {sweep.direction}, "
-        f"{sweep.n} pairs; the largest is at {found.cells[found.strongest].name(found.positions)}.",
+        f"{sweep.n} pairs; the largest is at {found.cells[found.largest].name(found.positions)}.",
         values=values,
         rows=rows,
         columns=columns,
@@ -172,13 +174,13 @@ def _draw_job(network: Network, analysis: PatchingAnalysis, seconds: float) -> N
     owner = tab()
     if st.button(
         "Patch all of them",
-        key="trace_start",
+        key="trace_patch_all",
         type="primary",
         disabled=job is not None and job.unfinished,
     ):
         job = jobs.status_of(jobs.start(order, owner=owner))
     if job is not None:
-        jobs.panel(job.id, key="trace_job")
+        jobs.panel(job.id, key="trace_sweep_job")
 
 
 def _draw_strongest(found: Swept, control: Control) -> None:
@@ -211,9 +213,22 @@ def _draw_strongest(found: Swept, control: Control) -> None:
             f"runner-up {beside} {unit}: {found.cells[second].name(found.positions)}",
             untrained,
         )
-        + f"\n- verdict: **{finding.verdict}**, q = {finding.details['q']:.2g}",
+        + f"\n- verdict: **{finding.verdict}**. {escaped(reason_of(finding, unit))}",
         help=f"{help_of('verdict')} Here: {finding.rule}.",
     )
+
+
+def reason_of(finding: Finding, unit: str) -> str:
+    """Why the strongest part is called so, or is not."""
+    details = finding.details
+    ends = (details["lead from"], details["lead to"])
+    lead = f"a lead over the runner-up of {_told(details['lead'], ends)} {unit}, pair by pair"
+    q = f"q = {details['q']:.2g}"
+    if finding.verdict == "supported":
+        return f"It has {lead}; {q}."
+    why = [f"{lead}, which may be none"] if ends[0] <= 0 else []
+    why += [f"{q}, as luck would bring"] if details["q"] >= SIGNIFICANT else []
+    return f"It has {' and '.join(why)}."
 
 
 def _as_measured(

@@ -23,6 +23,10 @@ from workbench.pairs import Pairs, draw_mixed_pairs, pairs_from_text, usual_corr
 FAMILY, PAIR = "Family", "One pair"
 """Options of the first control, as the address spells them."""
 DIRECTIONS: tuple[Direction, ...] = ("denoising", "noising")
+TOO_FEW = (
+    ":material/info: One pair is too few to find or judge a circuit on: the numbers below are of "
+    "the pairs drawn here. Your pair is kept for Effects."
+)
 USUAL_PAIRS, MOST_PAIRS = 64, 512
 """Of a family. More than the most belongs on the command line."""
 
@@ -76,8 +80,11 @@ def question(network: Network) -> AskedQuestion:
     )
 
 
-def draw_question(network: Network) -> AskedQuestion:
-    """Draw the controls of the question, in two rows. Raises for inputs that are no pair."""
+def draw_question(network: Network, *, of_circuit: bool = False) -> AskedQuestion:
+    """Draw the controls of the question, in two rows. Raises for inputs that are no pair.
+
+    `of_circuit`: a circuit is judged on drawn pairs, whatever pair is written.
+    """
     first = st.columns([1.3, 3.7], vertical_alignment="bottom")
     with first[0]:
         of = st.segmented_control(
@@ -91,13 +98,16 @@ def draw_question(network: Network) -> AskedQuestion:
             "write yourself.",
         )
     with first[1]:
-        if of == PAIR:
+        if of == PAIR and not of_circuit:
             _draw_pair(network)
         else:
             _draw_family(network)
+    if of == PAIR and of_circuit:
+        st.caption(TOO_FEW)
     _draw_measure()
     asked = question(network)
-    pairs_of(network, asked)
+    if not of_circuit:
+        pairs_of(network, asked)
     return asked
 
 

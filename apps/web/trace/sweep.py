@@ -101,9 +101,12 @@ class Swept:
     @property
     def strongest(self) -> int:
         """The cell that the finding is about; without one, that of the largest mean effect."""
-        if self.best is None:
-            return int(self.sweep.mean.abs().flatten().argmax())
-        return self.cell_at(self.best.winner)
+        return self.largest if self.best is None else self.cell_at(self.best.winner)
+
+    @property
+    def largest(self) -> int:
+        """The cell of the largest mean effect over all pairs, those of the test included."""
+        return int(self.sweep.mean.abs().flatten().argmax())
 
     def row(self, index: int) -> dict[str, Any]:
         """What the record says of a cell."""
