@@ -120,6 +120,7 @@ OURS: dict[str, Any] = {
     "client.showErrorLinks": False,
     "client.toolbarMode": "minimal",
     "global.developmentMode": False,
+    "global.disableWidgetStateDuplicationWarning": True,  # a stack trace, for a preset of switches
     "logger.hideWelcomeMessage": True,
     "logger.level": "warning",
     "secrets.files": [],
@@ -136,8 +137,7 @@ LOOKS: dict[str, Any] = {
     "theme.dark.linkColor": "#8ab4f8",
 }
 """Text, also where it is faded, links and buttons have a contrast of at least 4.5 : 1 in light and
-dark. The chosen one of several options, in dark, has 3.3 : 1 (its frame and ground tell it too):
-Streamlit writes it in the colour of buttons, whose own text is white."""
+dark; `apps.web.shell` sees to the one that no theme gives."""
 
 
 def is_local(address: str) -> bool:

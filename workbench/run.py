@@ -11,6 +11,7 @@ before or after says, and everything else (later lines of metrics.jsonl, unliste
 ignored. `open_run` checks every byte against it. Writing is `workbench.run_writer`.
 """
 
+import functools
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,8 +126,15 @@ class Run:
         return params
 
     def weights_sha256(self, step: int | None = None) -> str:
-        """`weights_digest` of a checkpoint (the last when None)."""
-        return weights_digest(self.params(step))
+        """`weights_digest` of a checkpoint (the last when None), worked out once for a content.
+
+        Raises what `params` raises.
+        """
+        if not self.steps or (step is not None and step not in self.steps):
+            self.params(step)  # raises, and says which there are
+        step = self.steps[-1] if step is None else step
+        content = self.manifest.files[step_path(CHECKPOINTS, step)].sha256
+        return _digest(_Checkpoint(content=content, run=self, step=step))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows recorded during training, in order."""
@@ -148,6 +156,20 @@ class Run:
 
         params = {name: tensor.to(device) for name, tensor in self.params(step).items()}
         return to_bridge(params, self.config.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checkpoint:
+    """A checkpoint as the key of a cache: equal where the file's bytes are."""
+
+    content: str
+    run: Run = field(compare=False)
+    step: int = field(compare=False)
+
+
+@functools.lru_cache(maxsize=1000)  # pages that list records ask for the same ones at every click
+def _digest(checkpoint: _Checkpoint) -> str:
+    return weights_digest(checkpoint.run.params(checkpoint.step))
 
 
 def open_run(path: Path | str) -> Run:

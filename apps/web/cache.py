@@ -46,7 +46,7 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
     name = f"{function.__module__}.{function.__qualname__}"
 
     def key(*arguments: Hashable, **named: Hashable) -> Hashable:
-        return cachetools.keys.hashkey(name, *arguments, **named)
+        return cachetools.keys.typedkey(name, *arguments, **named)  # True is not 1
 
     kept: Callable[P, T] = cachetools.cached(_kept, key=key, condition=_condition)(function)
     return kept

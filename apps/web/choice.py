@@ -52,14 +52,17 @@ def runs_folder() -> Path:
 
 
 def run_names() -> list[str]:
-    """The names of the runs there are, the newest first."""
+    """The names of the runs there are, the newest first.
+
+    Left out: what cannot be looked into, what is removed meanwhile, names that are no text.
+    """
     folder = runs_folder()
     if not folder.is_dir():
         return []
     with explained("list", folder):
         found = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        runs = [path for path in found if is_run(path)]
-        return [path.name for path in sorted(runs, key=_changed, reverse=True)]
+    runs = [(changed, path.name) for path in found if (changed := _changed(path)) is not None]
+    return [name for _, name in sorted(runs, key=lambda run: run[0], reverse=True)]
 
 
 def find_run(name: str) -> Run:
@@ -125,5 +128,10 @@ def _opened(path: Path, manifest: str) -> Run:
     return open_run(path)
 
 
-def _changed(path: Path) -> float:
-    return (path / MANIFEST).stat().st_mtime
+def _changed(path: Path) -> float | None:
+    """When a run changed last; None for what is none that can be shown."""
+    try:
+        path.name.encode()
+        return (path / MANIFEST).stat().st_mtime if is_run(path) else None
+    except (OSError, UnicodeEncodeError):
+        return None

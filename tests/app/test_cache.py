@@ -1,9 +1,11 @@
 """What is kept, how much of it, and that two who ask at once wait for one answer."""
 
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cachetools
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -153,3 +155,49 @@ def test_other_work_goes_on_meanwhile() -> None:
 
 def test_the_limit_is_one_of_all_functions() -> None:
     assert cache._kept.maxsize == MOST_BYTES
+
+
+def test_a_truth_value_is_not_a_number() -> None:
+    @remembered
+    def kind(x: float) -> str:
+        return type(x).__name__
+
+    assert [kind(1), kind(True), kind(1.0)] == ["int", "bool", "float"]
+
+
+def test_many_at_once_get_their_own_while_there_is_never_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two networks' numbers of one shape, asked for by sixteen threads, with constant evictions."""
+    room = cachetools.LRUCache(40_000, getsizeof=bytes_of)
+    monkeypatch.setattr(cache, "_kept", room)
+
+    @remembered
+    def numbers(network: str, i: int) -> Tensor:
+        return torch.full((500,), hash((network, i)) % 10_007, dtype=torch.float32)
+
+    @remembered
+    def total(network: str, i: int) -> float:
+        return float(numbers(network, i).sum())
+
+    wrong: list[tuple[str, int]] = []
+    largest: list[float] = []
+
+    def person(seed: int) -> None:
+        draws = random.Random(seed)
+        for _ in range(400):
+            network, i = draws.choice("ab"), draws.randrange(40)
+            expected = hash((network, i)) % 10_007
+            found = numbers(network, i)
+            if not bool((found == expected).all()) or total(network, i) != 500 * expected:
+                wrong.append((network, i))
+            largest.append(room.currsize)
+
+    threads = [threading.Thread(target=person, args=(seed,)) for seed in range(16)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert not any(one.is_alive() for one in threads)
+    assert wrong == [] and len(largest) == 16 * 400
+    assert max(largest) <= 40_000 and len(room) < 80  # it never had room for all

@@ -44,6 +44,8 @@ class HeatMap:
     high: Shaped[Tensor, "row column"] | None = None
     details: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Further columns of the table: a heading, and a text for every cell in the order of rows."""
+    words: tuple[str, str] = ("right", "wrong")
+    """What true and false mean on a `right_wrong` scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class LineChart:
     y_axis: str
     log_y: bool = False
     y_range: tuple[Number, Number] | None = None
+    """Shown at least; widened to values and intervals beyond."""
     marks: tuple[tuple[Number, str], ...] = ()
     """Vertical lines: where, and what."""
 
@@ -87,6 +90,7 @@ class BarChart:
     x_axis: str
     y_axis: str
     y_range: tuple[Number, Number] | None = None
+    """Shown at least, as above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,9 @@ class ScatterChart:
     """Phases in -pi to pi, coloured in a circle; or None."""
     square: bool = True
     """Both axes of the same length."""
+    reach: Number | None = None
+    """Where square axes end, on either side of zero; what the points need when None. Give it where
+    charts are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -81,7 +81,7 @@ class Span(NamedTuple):
     @property
     def slack(self) -> float:
         """How far a value may lie outside before it counts as beyond."""
-        return SLACK * (self.high - self.low)
+        return SLACK * self.high - SLACK * self.low
 
 
 def theme_of(dark: bool) -> Theme:

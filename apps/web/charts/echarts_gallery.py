@@ -67,10 +67,20 @@ def image(chart: HeatMap, theme: Theme) -> str:
     palette = bytes(scale.round().long().flatten().tolist())
     marks = "".join(one[1:] for one in (theme.nothing, theme.beyond, theme.nothing))
     levels = _levels(chart)
-    block = max(1, -(-PIXELS // max(levels.shape)))
+    block = max(1, -(-PIXELS // max(1, *levels.shape)))
     blocks = repeat(levels, "row column -> (row r) (column c)", r=block, c=block)
     data = png(blocks, palette + bytes.fromhex(marks))
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def range_text(chart: HeatMap) -> str:
+    """The ends of a map's scale, and what lies outside, in words."""
+    span = span_of(chart)
+    low, high = (end_text(end, chart.scale) for end in (span.low, span.high))
+    words = f"{low} to {high}"
+    if span.beyond:
+        words += f"; {beyond_words(span, chart)}"
+    return f"{words}; {span.missing} without a value" if span.missing else words
 
 
 def _levels(chart: HeatMap) -> UInt8[Tensor, "row column"]:
@@ -117,7 +127,7 @@ def _places(chart: Gallery, look: Look) -> Option:
             0,
             str(i),
             title,
-            _range_text(one),
+            range_text(one),
             *(texts[i] for _, texts in chart.details),
         ]
         for i, (one, title) in enumerate(zip(chart.maps, chart.titles, strict=True))
@@ -142,13 +152,3 @@ def _places(chart: Gallery, look: Look) -> Option:
         "emphasis": {"itemStyle": {**border, "borderColor": look.theme.faint}},
         **selecting(look, chosen, keys_of(look.chosen)),
     }
-
-
-def _range_text(chart: HeatMap) -> str:
-    """The ends of a map's scale, and what lies outside, in words."""
-    span = span_of(chart)
-    low, high = (end_text(end, chart.scale) for end in (span.low, span.high))
-    words = f"{low} to {high}"
-    if span.beyond:
-        words += f"; {beyond_words(span, chart)}"
-    return f"{words}; {span.missing} without a value" if span.missing else words

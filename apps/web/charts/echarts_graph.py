@@ -3,6 +3,7 @@
 Kinds of nodes differ in shape; the sign of an edge in dash and colour; its strength is its width.
 """
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -66,6 +67,17 @@ def graph(chart: CircuitGraph, look: Look) -> Option:
     }
 
 
+def strongest(chart: CircuitGraph) -> float:
+    """The score of an edge that is as wide as edges are."""
+    scores = [abs(edge.score) for edge in chart.edges if math.isfinite(edge.score)]
+    return chart.limit or max(scores, default=0.0) or 1.0
+
+
+def strength(edge: GraphEdge, most: float) -> float:
+    """Share of the widest that an edge is wide; none where its score is no number."""
+    return abs(edge.score) / most if math.isfinite(edge.score) else 0.0
+
+
 def spread(edges: tuple[GraphEdge, ...]) -> list[float]:
     """How much every edge is bent: those between the same two nodes (q, k, v) lie side by side."""
     between: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -110,7 +122,7 @@ def _places(chart: CircuitGraph) -> list[tuple[float, float]]:
 
 def _links(chart: CircuitGraph, theme: Theme, widest: float) -> list[Option]:
     places = {node.name: f"n{i}" for i, node in enumerate(chart.nodes)}
-    most = chart.limit or max((abs(edge.score) for edge in chart.edges), default=0.0) or 1.0
+    most = strongest(chart)
     found: list[Option] = []
     for i, (edge, bent) in enumerate(zip(chart.edges, spread(chart.edges), strict=True)):
         dead = "" if edge.live else " (dead end)"
@@ -122,7 +134,7 @@ def _links(chart: CircuitGraph, theme: Theme, widest: float) -> list[Option]:
                 "target": places[edge.reader],
                 "value": [edge.name, f"{chart.measure}: {rounded(edge.score)}{dead}"],
                 "lineStyle": {
-                    **_stroke(edge, widest * abs(edge.score) / most, theme),
+                    **_stroke(edge, widest * strength(edge, most), theme),
                     "curveness": bent,
                 },
             }

@@ -78,7 +78,7 @@ def visual_map(chart: HeatMap, span: Span, theme: Theme, colours: Sequence[str])
     if chart.scale == "right_wrong":
         pieces = [
             {"value": value, "label": label, "color": colours[value]}
-            for value, label in ((1, "right"), (0, "wrong"))
+            for value, label in zip((1, 0), chart.words, strict=True)
         ]
         return {"type": "piecewise", "pieces": pieces, "selectedMode": False, **common}
     slack = span.slack
@@ -107,7 +107,7 @@ def beyond_words(span: Span, chart: HeatMap) -> str:
     """Says how many values a scale does not cover."""
     cells = "1 cell" if span.beyond == 1 else f"{span.beyond} cells"
     if chart.scale == "right_wrong":
-        return f"{cells} neither right nor wrong"
+        return f"{cells} neither {chart.words[0]} nor {chart.words[1]}"
     if chart.scale in ("signed", "phase"):
         return f"{cells} beyond \u00b1{end_text(span.high, chart.scale)}"
     return f"{cells} beyond 0 to {end_text(span.high, chart.scale)}"

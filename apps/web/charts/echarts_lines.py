@@ -16,11 +16,13 @@ from apps.web.charts.echarts_parts import (
     Option,
     always,
     keys_of,
+    legend_text,
     middle_name,
     rounded,
     selecting,
     template,
 )
+from apps.web.charts.limits import log_words, y_limits
 from apps.web.charts.rows import plain
 
 SYMBOLS = ("circle", "triangle", "rect", "diamond", "pin", "arrow", "roundRect")
@@ -32,6 +34,8 @@ BETWEEN_BARS, BETWEEN_GROUPS = 0.15, 0.35
 """Space between bars as a share of a bar, and between groups as a share of their pitch."""
 MOST_LABELLED = 64
 """Points that are labelled."""
+ROOM_BELOW = 22
+"""Pixels for words below a chart."""
 FEW_BARS = 8
 """Bar groups up to which each is named."""
 
@@ -45,8 +49,13 @@ def lines(chart: LineChart, look: Look) -> Option:
         series[0] = {**series[0], "markLine": _marks(chart, look.theme)}
     tooltip = {"trigger": "axis", "confine": True, "valueFormatter": "%.4g"}
     zoom = [{"type": "inside", "xAxisIndex": 0, "filterMode": "none"}]
+    left_out = log_words(chart)
+    frame = _frame(chart.series, tooltip)
+    if left_out is not None:
+        frame["grid"]["bottom"] += ROOM_BELOW
+        frame["title"] = legend_text(look, [(look.theme.nothing, left_out)])
     return {
-        **_frame(chart.series, tooltip),
+        **frame,
         "dataZoom": zoom if len(chart.x) >= ZOOMED else [],
         "xAxis": {
             "type": "value",
@@ -54,7 +63,7 @@ def lines(chart: LineChart, look: Look) -> Option:
             "max": "dataMax",
             **middle_name(chart.x_axis, 26),
         },
-        "yAxis": _y_axis(chart.y_axis, chart.y_range, log=chart.log_y),
+        "yAxis": _y_axis(chart.y_axis, y_limits(chart), log=chart.log_y),
         "series": [*series, *always(look)],
     }
 
@@ -75,7 +84,7 @@ def bars(chart: BarChart, look: Look) -> Option:
     return {
         **_frame(chart.series, {"trigger": "item", "confine": True}),
         "xAxis": [{**names, "axisTick": {"show": False}}, places],
-        "yAxis": _y_axis(chart.y_axis, chart.y_range, log=False, zero=True),
+        "yAxis": _y_axis(chart.y_axis, y_limits(chart), log=False, zero=True),
         "series": [*series, *always(look)],
     }
 
@@ -293,9 +302,15 @@ def _ranges(chart: ScatterChart) -> tuple[Option, Option]:
     for values in (chart.x, chart.y):
         real = [one for one in plain(values) if one is not None] or [0.0]
         ends.append((min(real), max(real)))
+    if chart.reach is not None:  # farther where points lie beyond: nothing is cut off
+        far = max(chart.reach, *(abs(end) for pair in ends for end in pair)) * 1.12 or 1.0
+        return {"min": rounded(-far), "max": rounded(far)}, {
+            "min": rounded(-far),
+            "max": rounded(far),
+        }
     half = max(high - low for low, high in ends) / 2 * 1.12 or 1.0
     middles = [(low + high) / 2 for low, high in ends]
-    made = [{"min": rounded(mid - half), "max": rounded(mid + half)} for mid in middles]
+    made = [{"min": mid - half, "max": mid + half} for mid in middles]
     return made[0], made[1]
 
 

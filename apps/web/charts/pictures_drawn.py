@@ -16,9 +16,10 @@ from apps.web.charts.chart import (
     Series,
 )
 from apps.web.charts.colours import LIGHT, Span, phase_colour, scale_colours, span_of
-from apps.web.charts.echarts_gallery import ACROSS
-from apps.web.charts.echarts_graph import WIDEST, spread
+from apps.web.charts.echarts_gallery import ACROSS, range_text
+from apps.web.charts.echarts_graph import WIDEST, spread, strength, strongest
 from apps.web.charts.echarts_heat import beyond_words, missing_words
+from apps.web.charts.limits import log_words, y_limits
 from apps.web.charts.rows import plain
 
 MARKERS = ("o", "^", "s", "D", "v", ">", "P")
@@ -58,18 +59,10 @@ def draw_heat_map(chart: HeatMap, figure: Any) -> None:
     bar.ax.tick_params(labelsize=7)
     bar.set_label(words(chart.measure), fontsize=8)
     if chart.scale == "right_wrong":
-        bar.set_ticks([0.25, 0.75], labels=["wrong", "right"])
+        bar.set_ticks([0.25, 0.75], labels=[words(one) for one in reversed(chart.words)])
     notes = [beyond_words(span, chart)] if span.beyond else []
     notes += [missing_words(span)] if span.missing else []
-    if notes:
-        axes.annotate(
-            "; ".join(notes),
-            (0, 0),
-            (0, -38),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            fontsize=7,
-        )
+    _note_below(axes, "; ".join(notes))
 
 
 def draw_lines(chart: LineChart, figure: Any) -> None:
@@ -87,7 +80,9 @@ def draw_lines(chart: LineChart, figure: Any) -> None:
             ends = [[_drawn(v, log=chart.log_y) for v in end] for end in (one.low, one.high)]
             axes.fill_between(chart.x, *ends, color=colour, alpha=0.2, linewidth=0)
     if chart.log_y:
-        axes.set_yscale("log")
+        if any(_drawn(y, log=True) > 0 for one in chart.series for y in one.y):
+            axes.set_yscale("log")  # matplotlib refuses it where nothing is drawn
+        _note_below(axes, log_words(chart) or "")
     for where, what in chart.marks:
         axes.axvline(where, color=LIGHT.faint, linewidth=0.8)
         place = (where, 1.0)
@@ -143,6 +138,9 @@ def draw_scatter(chart: ScatterChart, figure: Any) -> None:
                 )
     if chart.square:
         axes.set_aspect("equal", adjustable="datalim")
+    if chart.square and chart.reach is not None:
+        far = 1.12 * max([chart.reach, *(abs(one) for one in (*x, *y) if math.isfinite(one))])
+        axes.set(xlim=(-far, far), ylim=(-far, far))
     axes.set_xlabel(words(chart.x_axis), fontsize=8)
     axes.set_ylabel(words(chart.y_axis), fontsize=8)
     axes.tick_params(labelsize=7)
@@ -154,7 +152,7 @@ def draw_gallery(chart: Gallery, figure: Any) -> None:
     for i, (one, title) in enumerate(zip(chart.maps, chart.titles, strict=True)):
         axes = figure.add_subplot(down, ACROSS, i + 1)
         _image(one, axes, span_of(one))
-        axes.set_title(words(title), fontsize=7)
+        axes.set_title(words(f"{title}\n{range_text(one)}"), fontsize=7)
         axes.set_xticks([])
         axes.set_yticks([])
 
@@ -194,7 +192,7 @@ def draw_graph(chart: CircuitGraph, figure: Any) -> None:
 
 
 def _edges(chart: CircuitGraph, axes: Any, places: dict[str, tuple[Number, Number]]) -> None:
-    most = max((abs(edge.score) for edge in chart.edges), default=0.0) or 1.0
+    most = strongest(chart)
     for edge, bent in zip(chart.edges, spread(chart.edges), strict=True):
         positive = edge.score >= 0
         colour, style = (LIGHT.more, "solid") if positive else (LIGHT.less, "dashed")
@@ -205,7 +203,7 @@ def _edges(chart: CircuitGraph, axes: Any, places: dict[str, tuple[Number, Numbe
             "connectionstyle": f"arc3,rad={-bent}",
             "color": colour,
             "linestyle": style,
-            "linewidth": 0.5 + WIDEST / 2 * abs(edge.score) / most,
+            "linewidth": 0.5 + WIDEST / 2 * strength(edge, most),
             "alpha": 0.85 if edge.live else 0.45,
             "shrinkA": 9,
             "shrinkB": 9,
@@ -233,6 +231,18 @@ def _image(chart: HeatMap, axes: Any, span: Span) -> Any:
     return axes.imshow(values, cmap=scale, aspect="auto", interpolation="nearest", **ends)
 
 
+def _note_below(axes: Any, text: str) -> None:
+    if text:
+        axes.annotate(
+            text,
+            (0, 0),
+            (0, -38),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=7,
+        )
+
+
 def _drawn(value: Number | None, *, log: bool) -> Number:
     """A number, or a gap."""
     if value is None or not math.isfinite(value) or (log and value <= 0):
@@ -254,7 +264,8 @@ def _finish(axes: Any, chart: LineChart | BarChart) -> None:
     axes.set_ylabel(words(chart.y_axis), fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    if chart.y_range is not None:
-        axes.set_ylim(*chart.y_range)
+    limits = y_limits(chart)
+    if limits is not None:
+        axes.set_ylim(*limits)
     if len(chart.series) > 1:
         axes.legend(fontsize=7)
