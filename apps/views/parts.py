@@ -2,19 +2,15 @@
 
 import streamlit as st
 
-from apps.orders.ask import AskOrder
 from apps.web.choice import Network, required_network
-from apps.web.jobs import job_ids, panel, start, watch
-from apps.web.parts.data import MECHANISM, explanation_of
+from apps.web.explaining import offer_explanation
+from apps.web.parts.data import explanation_of
 from apps.web.shell import escaped
-from apps.web.tab import tab
 from apps.web.view import View, views
-from apps.web.words import help_of
 from circuits.mechanism import mechanism_for
 from workbench.record import Record
 from workbench.tasks.digit_addition import DigitAddition
 
-JOB = "parts_job"
 VERDICTS = {
     "identified": (st.success, ":material/verified:"),
     "partial": (st.info, ":material/rule:"),
@@ -58,7 +54,6 @@ def draw() -> None:
 
 def _verdict(network: Network, record: Record | None) -> None:
     """What the explanation found, or the offer to make one."""
-    jobs = job_ids(JOB)
     if record is not None:
         verdict, reason = str(record.result.get("verdict")), str(record.result.get("reason"))
         box, icon = VERDICTS.get(verdict, (st.warning, ":material/help:"))
@@ -69,19 +64,8 @@ def _verdict(network: Network, record: Record | None) -> None:
                 "the predictions to fail."
             )
         return
-    if jobs:
-        panel(jobs[0], key=JOB)
-        return
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(
-            "The parts were named just now. They have **not been tested** against controls yet.",
-            width="stretch",
-        )
-        asked = st.button("Explain this network", key="parts_explain", help=help_of("verdict"))
-    if asked:
-        order = AskOrder(run=network.name, step=network.step, analysis=MECHANISM)
-        watch(JOB, start(order, owner=tab()))
-        st.rerun()
+    st.markdown("The parts were named just now, and have **not been tested** yet.")
+    offer_explanation(network, explained=False, page="parts")
 
 
 views.register("parts")(

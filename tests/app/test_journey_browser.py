@@ -186,12 +186,12 @@ def focus(tab: Any, role: str, name: str) -> None:
     raise AssertionError(f"Tab never comes to {name}")
 
 
-CONTROLS = """() => [...document.querySelectorAll('[data-testid=stMain] :is(button, input, textarea,'
-    + ' [role=combobox], [role=slider], a[href])')].filter((one) =>
+CONTROLS = """() => [...document.querySelectorAll('[data-testid=stMain] :is(button, input,'
+    + ' textarea, [role=combobox], [role=slider], a[href])')].filter((one) =>
     !one.disabled && one.tabIndex >= 0 && one.checkVisibility({opacityProperty: true,
     visibilityProperty: true, contentVisibilityAuto: true})
     && !one.closest('[data-testid=stButtonGroup], [data-testid=stElementToolbar]'))"""
-"""Controls that can be seen and are not switched off. Of a group of choices one takes the focus, and
+"""Controls that can be seen and are not switched off. Of a group one takes the focus, and
 arrows lead to the others; a table's own tools appear when it has the focus."""
 
 

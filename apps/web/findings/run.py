@@ -4,10 +4,9 @@ from functools import partial
 
 import streamlit as st
 
-from apps.orders.ask import AskOrder
 from apps.recording import EXPLANATION
-from apps.web import jobs
 from apps.web.choice import Network, required_network
+from apps.web.explaining import offer_explanation
 from apps.web.findings.data import (
     PAGE,
     add_note,
@@ -25,17 +24,13 @@ from apps.web.findings.data import (
 from apps.web.findings.places import PAGES, look_at
 from apps.web.findings.shown import counted, show_marks, show_note, show_records, title_of
 from apps.web.shell import LAST_VIEW, escaped, guarded, link_to
-from apps.web.tab import tab
 from apps.web.view import views
 from apps.web.words import help_of
-from circuits.mechanism import mechanism_for
-from workbench import config
 from workbench.record import Record
 from workbench.records import read_notebook
 from workbench.run import Run
 from workbench.strict import one_line
 
-JOB = "findings_job"
 NOTE = 20_000
 """Characters of a note, at most (`workbench.strict.Prose`)."""
 
@@ -72,49 +67,8 @@ def _claims(network: Network) -> None:
             f"**{counted(n, 'finding')}** in {counted(len(records), 'record')}, of every "
             "checkpoint that was asked."
         )
-    _explain(network, explained)
+    offer_explanation(network, explained=explained, page="findings")
     show_records(records, key="findings_screen", beside=partial(_beside, network))
-
-
-def _explain(network: Network, explained: bool) -> None:
-    """Ask for the mechanism where nobody has, in a job."""
-    order = AskOrder(run=network.name, step=network.step, analysis=EXPLANATION)
-    found = None if explained else _at_work(order)
-    if found is not None and found not in jobs.job_ids(JOB):
-        jobs.watch(JOB, found)  # another page or tab has asked
-    for job in jobs.job_ids(JOB):
-        jobs.panel(
-            job,
-            key=f"{JOB}_{job[:16]}",
-            on_done=lambda status: jobs.unwatch(JOB, status.id),
-            watched=JOB,
-        )
-    if explained or found is not None:
-        return
-    if mechanism_for(network.task) is None:
-        st.caption(
-            "No mechanism is known for this task that could be tested: trace it, or probe it."
-        )
-        return
-    asked = st.button(
-        "Explain this network",
-        key="findings_explain",
-        icon=":material/psychology:",
-        help="Names the parts that do the task, intervenes on them over every input, and tests "
-        "each claim beside its controls. Some seconds for p = 23, minutes for p = 113.",
-    )
-    if asked:
-        jobs.watch(JOB, jobs.start(order, owner=tab()))
-        st.rerun()
-
-
-def _at_work(order: AskOrder) -> str | None:
-    """The job that asks the same now, if there is one."""
-    asked = config.to_dict(order)
-    for one in jobs.all_jobs():
-        if one.unfinished and one.kind == order.kind and one.parameters == asked:
-            return one.id
-    return None
 
 
 def _beside(network: Network, record: Record) -> None:
