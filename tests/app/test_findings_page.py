@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apps.orders.ask import AskOrder
-from apps.web import jobs
+from apps.web import explaining, jobs
 from apps.web.choice import network_of
 from apps.web.findings import data
 from apps.web.findings.places import look_at
@@ -266,9 +266,7 @@ def test_an_explanation_that_is_being_made_is_not_asked_twice(
 def test_no_explanation_is_offered_where_no_mechanism_is_known(
     app_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apps.web.findings import run as page_of_one
-
-    monkeypatch.setattr(page_of_one, "mechanism_for", lambda task: None)
+    monkeypatch.setattr(explaining, "mechanism_for", lambda task: None)
     page = opened("findings", app_folder, run=FRESH)
     assert "findings_explain" not in {one.key for one in page.button}
     assert "No mechanism is known for this task" in words(page)

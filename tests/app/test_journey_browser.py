@@ -200,7 +200,11 @@ def never_reached(tab: Any) -> list[str]:
     tab.evaluate("() => { document.activeElement.blur(); window.reached = new Set() }")
     for _ in range(300):
         tab.keyboard.press("Tab")
-        tab.evaluate("() => window.reached.add(document.activeElement)")
+        if tab.evaluate(
+            """() => { const one = document.activeElement, again = window.reached.has(one);
+                window.reached.add(one); return again && one !== document.body }"""
+        ):
+            break  # once around
     found: list[str] = tab.evaluate(
         f"""() => ({CONTROLS})().filter((one) => !window.reached.has(one)).map(
             (one) => one.outerHTML.slice(0, 200))"""
