@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image
 
-from apps.web.charts.chart import Chart, HeatMap, LineChart, Series
+from apps.web.charts.chart import Chart, Gallery, HeatMap, LineChart, Series
 from apps.web.charts.colours import LIGHT, scale_colours
 from apps.web.charts.pictures import csv_of, picture_of
 from tests.app.some_charts import all_charts, heat_map
@@ -43,6 +43,19 @@ def test_csv_runs_nothing_in_a_spreadsheet() -> None:
     names = [row[1] for row in read(csv_of(chart))[1:]]
     assert names == ["'=HYPERLINK(1)", "=", "'+cmd", "'-0.5"]
     assert read(csv_of(heat_map(torch.tensor([[-0.5]]))))[1][2] == "-0.5"  # a number stays one
+
+
+def test_csv_of_a_gallery_has_every_cell_of_every_map() -> None:
+    maps = (heat_map(torch.tensor([[1.0, 2.0]])), heat_map(torch.tensor([[3.0, 4.0]])))
+    chart = Gallery(name="g", alt="g", maps=maps, titles=("first", "second"))
+    heading, *rows = read(csv_of(chart))
+    assert heading[0] == "map"
+    assert [(row[0], float(row[3])) for row in rows] == [
+        ("first", 1.0),
+        ("first", 2.0),
+        ("second", 3.0),
+        ("second", 4.0),
+    ]
 
 
 def test_csv_of_lines_has_a_row_for_every_x() -> None:

@@ -30,7 +30,7 @@ from apps.web.charts.pictures_drawn import (
     figure_size,
     words,
 )
-from apps.web.charts.rows import table_of
+from apps.web.charts.rows import cells_of, table_of
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
@@ -40,9 +40,10 @@ _one_at_a_time = threading.Lock()
 def csv_of(chart: Chart) -> str:
     """A chart's table as CSV, numbers in full; empty where there is no value.
 
-    Text that a spreadsheet would run as a formula starts with an apostrophe.
+    Of a gallery, every cell of every map. Text that a spreadsheet would run as a formula starts
+    with an apostrophe.
     """
-    table = table_of(chart)
+    table = cells_of(chart) if isinstance(chart, Gallery) else table_of(chart)
     written = io.StringIO()
     writer = csv.writer(written)  # ends lines as RFC 4180 does, and quotes both kinds of end
     writer.writerow([_cell(heading) for heading in table])

@@ -50,6 +50,22 @@ def table_of(chart: Chart) -> Cells:
             assert_never(chart)
 
 
+def cells_of(gallery: Gallery) -> Cells:
+    """Every cell of every map, by columns: the map's title, then the columns of the first map."""
+    tables = [_heat_map_table(one) for one in gallery.maps]
+    titles = [
+        title
+        for title, table in zip(gallery.titles, tables, strict=True)
+        for _ in next(iter(table.values()))
+    ]
+    headings = list(tables[0]) if tables else []
+    joined = [
+        [value for table in tables for value in list(table.values())[i]]
+        for i in range(len(headings))
+    ]
+    return _columns(("map", titles), *zip(headings, joined, strict=True))
+
+
 def rows_of(chart: Chart) -> list[Row]:
     """A chart's table, row by row."""
     table = table_of(chart)
