@@ -5,7 +5,7 @@ import streamlit as st
 from apps.web.choice import Network, required_network
 from apps.web.explaining import offer_explanation
 from apps.web.parts.data import explanation_of
-from apps.web.shell import escaped
+from apps.web.shell import escaped, guarded
 from apps.web.view import View, views
 from circuits.mechanism import mechanism_for
 from workbench.record import Record
@@ -41,7 +41,7 @@ def draw() -> None:
 
         parts_ablate.draw(network)
         return
-    _verdict(network, explanation_of(network))
+    guarded(lambda: _verdict(network, explanation_of(network)))
     if isinstance(network.task, DigitAddition):
         from apps.web.parts import columns as parts_columns
 

@@ -239,3 +239,13 @@ def test_a_record_that_goes_is_gone(app_folder: Path) -> None:
     assert explanation_of(network) is not None
     shutil.rmtree(network.run.path / "records")
     assert explanation_of(network) is None
+
+
+def test_a_damaged_explanation_is_one_line_and_the_switches_work(app_folder: Path) -> None:
+    record = next((app_folder / "runs" / FULL / "records").glob("mechanism-*.json"))
+    record.write_text("{")
+    page = opened("parts", app_folder, run=FULL)
+    assert not page.exception
+    assert len(page.error) == 1 and record.name in page.error[0].value.replace("\\", "")
+    assert page.button(key="parts_named").click().run()
+    assert len(page.error) == 1

@@ -15,11 +15,11 @@ from apps.web.parts.data import (
     before,
     board,
     elsewhere,
-    explanation_of,
     logits_on,
     predicted_on,
     prediction,
     switched,
+    whole_explanation,
 )
 from apps.web.parts.switches import Grid, draw_presets, draw_switches, grid_of
 from apps.web.words import help_of
@@ -50,7 +50,7 @@ def seed_of(record: Record | None) -> int:
 
 def draw(network: Network) -> None:
     """Draw the switches and everything that hangs on them."""
-    record = explanation_of(network)
+    record = whole_explanation(network)
     seed = seed_of(record)
     with st.spinner("Naming the parts on the training pairs..."):
         board(network, seed)

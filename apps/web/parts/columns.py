@@ -8,7 +8,7 @@ from apps.web.charts.chart import BarChart, HeatMap, Series
 from apps.web.charts.show import show
 from apps.web.choice import Network, subject
 from apps.web.inputs import input_choice, text_of
-from apps.web.parts.data import explanation_of
+from apps.web.parts.data import whole_explanation
 from apps.web.shell import escaped
 from apps.web.words import help_of
 from circuits.digit_columns import all_heads, answer_index
@@ -38,7 +38,7 @@ PAIRS, DRAWS, SEED = 200, 5, 1
 
 def draw(network: Network) -> None:
     """Draw the variable, its heads, what patching them changes, and the controls."""
-    record = explanation_of(network)
+    record = whole_explanation(network)
     switch = _switches(network, record)
     with st.spinner("Patching the heads, and others as a control..."):
         found = _outcomes(network, switch)

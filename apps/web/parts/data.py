@@ -12,6 +12,7 @@ from circuits.fourier.switch_controls import ControlDraw, control_draw
 from circuits.fourier.switch_prediction import Prediction, predict, predicted_answers
 from circuits.fourier.switchboard import Board, Switches, named_board
 from circuits.fourier.switches import Outcome, outcome, plane_coordinates, switched_logits
+from workbench.errors import WorkbenchError
 from workbench.record import Record
 from workbench.records import RECORDS, read_records
 
@@ -33,6 +34,14 @@ def explanation_of(network: Network) -> Record | None:
     found = sorted(folder.glob(f"{MECHANISM}-*.json")) if folder.is_dir() else []
     stamp = tuple((path.name, path.stat().st_mtime_ns) for path in found)
     return _explanation(network, network.name, network.step, stamp) if stamp else None
+
+
+def whole_explanation(network: Network) -> Record | None:
+    """The same; None for a damaged one, which the top of the page tells of."""
+    try:
+        return explanation_of(network)
+    except WorkbenchError:
+        return None
 
 
 @remembered
