@@ -19,7 +19,7 @@ from pydantic import Field, StringConstraints
 
 from apps.web.choice import Network
 from apps.web.trace.draft_history import Ground, History
-from workbench.errors import AppError
+from workbench.errors import AppError, WorkbenchError
 from workbench.storage import atomic_write, explained, from_json, read_file, to_json
 from workbench.strict import Strict, validated
 
@@ -131,7 +131,7 @@ def _revision(network: Network, draft_id: str) -> int | None:
         return None
     try:
         return read_draft(network, draft_id).revision
-    except Exception:  # damaged, or of another network: not ours to overwrite
+    except WorkbenchError:  # damaged, or of another network: not ours to overwrite
         return 0
 
 
