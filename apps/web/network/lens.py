@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 
 import streamlit as st
+from torch import Tensor
 
 from apps.web.cache import remembered
-from apps.web.charts.chart import HeatMap
+from apps.web.charts.chart import HeatMap, Scale
 from apps.web.charts.show import show
 from apps.web.choice import Network
 from apps.web.inputs import Operands, as_inputs, text_of
@@ -67,7 +68,7 @@ def lens_map(network: Network, operands: Operands, answer: int, measure: str) ->
     """One measure of the right answer token, after every part (downwards) and at every position."""
     read, task = lens_of(network, operands, answer), network.task
     text = text_of(task, operands)
-    chosen = {
+    chosen: dict[str, tuple[Tensor, Scale, str]] = {
         "probability": (read.probability, "share", "probability of the right token"),
         "rank": (read.rank.double(), "size", "rank of the right token (1: on top)"),
         "logit": (read.logit, "signed", "logit of the right token (nats)"),
@@ -83,7 +84,7 @@ def lens_map(network: Network, operands: Operands, answer: int, measure: str) ->
         row_axis="after",
         column_axis="position",
         measure=words,
-        scale=scale,  # type: ignore[arg-type]
+        scale=scale,
         details=(
             ("would answer", tops),
             ("probability", tuple(f"{one:.4f}" for one in read.probability.flatten().tolist())),
