@@ -18,10 +18,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from workbench.batches import Batch, Source, generator_for
+from workbench.batches import Batch, Source
 from workbench.errors import ConfigError
-from workbench.losses import exact_loss, sureness, unevenness
-from workbench.model_config import ModelConfig, param_shapes
+from workbench.gradients import (
+    Objective,
+    find_gradient,
+    flatten_params,
+    kept_neurons,
+    unflatten,
+)
+from workbench.losses import exact_loss, sureness
+from workbench.model_config import ModelConfig
+from workbench.one_block import Workspace
 from workbench.params import Params, init_params
 from workbench.recipe import Recipe, at, kept_steps
 from workbench.registry import unknown
@@ -139,7 +147,7 @@ def _fit_once(
     step, state = start
     state = State(*(tensor.clone() for tensor in state))  # steps are taken in place
     rows = list(range(len(source.seeds)))
-    size = _seeds_per_pass(config, source, source.device)
+    size, work = _seeds_per_pass(config, source, source.device), Workspace()
     observed = {*kept_steps(recipe), *range(0, recipe.steps, recipe.evaluate_every)}
     observed |= {recipe.restart_at} if recipe.restart_at else set()
     again: dict[int, int] = {}
@@ -158,7 +166,8 @@ def _fit_once(
                 state = State(*(tensor[keep] for tensor in state))
         if rows:
             alive = tuple(source.seeds[row] for row in rows)
-            _step(state, config, recipe, task, alive, source.batch(rows, step), step, size)
+            batch = source.batch(rows, step)
+            _step(state, config, recipe, task, alive, batch, step, size, work)
             step += 1
     return again
 
@@ -201,21 +210,6 @@ def grokking_step(history: Sequence[Metrics]) -> int | None:
     return reached
 
 
-def unflatten(flat: Float[Tensor, "seed param"], config: ModelConfig) -> Params:
-    """Rows of numbers as stacked parameters (views)."""
-    shapes = param_shapes(config)
-    parts = torch.split(flat, [math.prod(shape) for shape in shapes.values()], dim=1)
-    return {
-        name: part.view(len(flat), *shape)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
-
-
-def flatten_params(params: Params, config: ModelConfig) -> Float[Tensor, " param"]:
-    """The inverse of `unflatten` for one network."""
-    return torch.cat([params[name].flatten() for name in param_shapes(config)])
-
-
 def _initial_state(
     config: ModelConfig, recipe: Recipe, attempts: Mapping[int, int], device: torch.device
 ) -> State:
@@ -251,20 +245,22 @@ def _step(
     batch: Batch,
     step: int,
     size: int,
+    work: Workspace,
 ) -> None:
     """One AdamW step of every seed, in place."""
     gradient = torch.empty_like(state.weights)
-    smoothing, share = at(recipe.label_smoothing, step), at(recipe.neuron_dropout, step)
-    uneven = at(recipe.evenness, step)
+    share = at(recipe.neuron_dropout, step)
     for start in range(0, len(state.weights), size):
         rows = slice(start, start + size)
-        leaf = state.weights[rows].detach().requires_grad_()
-        params = _with_dropout(unflatten(leaf, config), config, share, seeds[rows], step)
-        logits = _answer_logits(params, config, task, batch.tokens[rows])
-        loss = exact_loss(logits, batch.answers[rows], smoothing).mean((1, 2))
-        if uneven:
-            loss = loss + uneven * unevenness(logits, batch.answers[rows])
-        gradient[rows] = torch.autograd.grad(loss.sum(), leaf)[0]
+        objective = Objective(
+            config=config,
+            batch=Batch(batch.tokens[rows], batch.answers[rows]),
+            positions=task.answer_positions,
+            smoothing=at(recipe.label_smoothing, step),
+            uneven=at(recipe.evenness, step),
+            kept=kept_neurons(config, share, seeds[rows], step, like=gradient),
+        )
+        gradient[rows] = find_gradient(state.weights[rows], objective, work)
     adamw(state, gradient, recipe, step)
     if recipe.average == 0:
         state.averaged.copy_(state.weights)
@@ -285,25 +281,6 @@ def adamw(state: State, gradient: Float[Tensor, "seed param"], recipe: Recipe, s
     state.weights.mul_(1 - lr * decay)
     scale = state.variance.div(1 - recipe.beta2 ** (step + 1)).sqrt_().add_(recipe.eps)
     state.weights.addcdiv_(state.mean, scale, value=-lr / (1 - recipe.beta1 ** (step + 1)))
-
-
-def _with_dropout(
-    params: Params, config: ModelConfig, share: float, seeds: Sequence[int], step: int
-) -> Params:
-    """The same parameters with a share of each layer's neurons silenced, by seed and step."""
-    if share == 0 or config.d_mlp == 0:
-        return params
-    for layer in range(config.n_layers):
-        name = f"blocks.{layer}.mlp.W_out"
-        draws = [
-            torch.rand(
-                config.d_mlp, generator=generator_for(seed, -2 - layer - config.n_layers * step)
-            )
-            for seed in seeds
-        ]
-        kept = (torch.stack(draws) >= share).to(params[name]) / (1 - share)
-        params = {**params, name: params[name] * kept[..., None]}
-    return params
 
 
 def _answer_logits(

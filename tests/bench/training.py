@@ -28,6 +28,7 @@ from circuits.fourier.parts import KEY_SHARE, logs_of
 from workbench import batches, train
 from workbench.accuracy import measure_accuracy
 from workbench.bridge import to_bridge
+from workbench.one_block import Workspace
 from workbench.recipe import MODULAR, at, default_model
 from workbench.subject import Subject
 from workbench.task import make_task
@@ -112,7 +113,10 @@ def our_step(n_seeds: int, batch_size: int | None) -> Callable[[], object]:
     attempts = dict.fromkeys(rows, 0)
     state = train._initial_state(config, recipe, attempts, torch.device("cpu"))
     size = train._seeds_per_pass(config, source, torch.device("cpu"))
-    return lambda: train._step(state, config, recipe, task, rows, source.batch(rows, 20), 20, size)
+    work = Workspace()
+    return lambda: train._step(
+        state, config, recipe, task, rows, source.batch(rows, 20), 20, size, work
+    )
 
 
 def bridge_step(batch_size: int | None) -> Callable[[], object]:

@@ -21,10 +21,12 @@ from tests.unit.small_training import (
     sampled,
     trained,
 )
+from workbench.gradients import flatten_params, unflatten
+from workbench.losses import exact_loss, unevenness
 from workbench.model_config import param_shapes
 from workbench.params import init_params
 from workbench.recipe import Recipe
-from workbench.train import State, adamw, exact_loss, fit, flatten_params, unevenness, unflatten
+from workbench.train import State, adamw, fit
 from workbench.transformer import forward
 
 
