@@ -7,6 +7,13 @@ averaged over the pairs before anything is divided or compared; per-pair values 
 - faithfulness  (m(C) - m(none)) / (m(M) - m(none)): 1 for all edges, 0 for none
 - CPR, CMD      area under the faithfulness over circuit sizes, and between it and 1
   (Mueller et al. 2025, arXiv:2504.13151)
+
+The direction swaps the two runs and nothing else. Under noising the circuit carries the clean run
+and everything around it is broken: is the circuit enough for the answer? Under denoising the
+circuit carries the *corrupted* run and everything around it is clean: is the circuit enough to
+break the answer? Others call it denoising a circuit to patch the clean activation into the
+circuit's own edges of the corrupted run (Miller et al. 2024, arXiv:2407.08734, tell both apart);
+the share of the gap that this restores is 1 minus the denoising faithfulness of the complement.
 """
 
 from collections.abc import Generator, Sequence
