@@ -87,11 +87,12 @@ def hook_gradients(
     rows: Int[Tensor, " row"],
     hooks: Sequence[str],
     change: Float[Tensor, "writer row pos d_model"],
-    share: Float[Tensor, "cell writer"],
+    share: Float[Tensor, "cell *row writer"],
 ) -> dict[str, Tensor]:
     """d metric / d activation at each hook, `[cell, row, pos, ...]`, for the pairs in `rows`.
 
-    In each cell every writer's output is moved by its share of `change`. Raises `CircuitError` for
+    In each cell every writer's output is moved by its share of `change`, which may be another for
+    every pair. Raises `CircuitError` for
     a metric without gradients.
     """
     n_cells = share.shape[0]
@@ -112,6 +113,24 @@ def hook_gradients(
         hook: rearrange(gradient, "(cell row) ... -> cell row ...", cell=n_cells)
         for hook, gradient in zip(hooks, gradients, strict=True)
     }
+
+
+@torch.no_grad()
+def moved_metric(
+    problem: Problem,
+    rows: Int[Tensor, " row"],
+    change: Float[Tensor, "writer row pos d_model"],
+    share: Float[Tensor, "cell *row writer"],
+) -> Float[Tensor, "cell row"]:
+    """The metric where `hook_gradients` takes its gradients."""
+    n_cells = share.shape[0]
+    tokens = repeat(problem.base[rows], "row pos -> (cell row) pos", cell=n_cells)
+    edits = _moves(problem.graph, change, share)
+    logits = forward(problem.params, tokens, problem.config, edits=edits).logits
+    logits = rearrange(
+        logits[:, list(problem.positions)], "(cell row) ... -> cell row ...", cell=n_cells
+    )
+    return measure_rows(problem, logits, rows)
 
 
 def contract(
@@ -231,15 +250,16 @@ def _moves(graph: Graph, change: Tensor, share: Tensor) -> dict[str, Edit]:
     edits: dict[str, Edit] = {}
     for writing in writing_hooks(graph):
         writers = slice(writing.start, writing.start + writing.count)
-        moves = bool((share[:, writers] != 0).any())
+        moves = bool((share[..., writers] != 0).any())
         if not moves and writing.start not in INPUTS:
             continue
         shift = None
         if moves:
+            at = "cell writer" if share.ndim == 2 else "cell row writer"
             shift = einsum(
-                share[:, writers],
+                share[..., writers],
                 change[writers],
-                "cell writer, writer row pos d -> cell row pos writer d",
+                f"{at}, writer row pos d -> cell row pos writer d",
             )
             shift = rearrange(shift, "cell row pos writer d -> (cell row) pos writer d")
             shift = shift if writing.split else shift[..., 0, :]

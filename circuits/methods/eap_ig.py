@@ -9,14 +9,15 @@ LayerNorm reads nothing but zeros at the end of the line, as zero ablation makes
 grows without bound there.)
 
 How many steps are enough is found out (`settled_steps`), unless a number is given: five do for
-smooth networks, a thousand may be too few where the metric moves within a hundredth of the line.
+smooth networks. Where none is enough, because the metric moves within a thousandth of the line or
+less, the line is cut finer there and nowhere else (`circuits.steep_lines`).
 """
 
 import math
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,7 @@ from circuits.edge_attribution import INPUTS, Course, attribute_edges
 from circuits.edges import measure_circuits
 from circuits.method import Method, Scores, methods
 from circuits.problem import Problem
+from circuits.steep_lines import attribute_steep_edges
 from workbench.progress import Progress
 
 Rule = Literal["left", "midpoint"]
@@ -41,6 +43,16 @@ FEWEST_STEPS = 4
 """Where doubling starts."""
 POINTS_AT_ONCE = 64
 """Points of all lines together that go through the network side by side."""
+DEEPEST = 36
+"""How often a piece of a line may be halved: float64 tells its ends apart down to 2^-50 or so."""
+
+
+class Search(NamedTuple):
+    """What came of looking for a number of steps."""
+
+    steps: int
+    settled: bool
+    """Whether so many are enough."""
 
 
 def shares_on_line(steps: int, rule: Rule) -> list[float]:
@@ -72,7 +84,7 @@ def integrate(
 
 def settled_steps(
     problem: Problem, courses: Sequence[Course], rule: Rule, *, tolerance: float, most: int
-) -> Generator[Progress, None, int]:
+) -> Generator[Progress, None, Search]:
     """Steps from which twice as many change little: 4, 8, 16 ... until both hold, or `most`.
 
     - The edges out of what a course moves sum to m(moved) - m(base), averaged over pairs, to within
@@ -83,7 +95,7 @@ def settled_steps(
     not change from 4 to 8 steps, but they do not sum up either.
     """
     gaps = moved_metrics(problem, courses) - problem.base_metric
-    allowed = tolerance * float(gaps.abs().mean(1).max())
+    allowed = allowed_gap(gaps, tolerance)
     steps, before = min(FEWEST_STEPS, most), None
     while True:
         progress = integrate(problem, courses, shares_on_line(steps, rule))
@@ -91,9 +103,15 @@ def settled_steps(
         sums = torch.stack([scores[..., list(course.moved), :].sum() for course in courses])
         complete = float((sums - gaps.mean(1)).abs().max()) <= allowed
         change = math.inf if before is None else float((scores - before).norm())
-        if steps >= most or (complete and change <= tolerance * float(scores.norm())):
-            return steps
+        settled = complete and change <= tolerance * float(scores.norm())
+        if settled or steps >= most:
+            return Search(steps, settled)
         steps, before = min(2 * steps, most), scores
+
+
+def allowed_gap(gaps: Float[Tensor, "course batch"], tolerance: float) -> float:
+    """By how much sums of scores may miss what moving a course does."""
+    return tolerance * float(gaps.abs().mean(1).max())
 
 
 def moved_metrics(problem: Problem, courses: Sequence[Course]) -> Float[Tensor, "course batch"]:
@@ -130,32 +148,46 @@ class IntegratedMethod(Method):
     rule: Rule = "midpoint"
     tolerance: Annotated[float, Field(gt=0)] = 0.01
     """What counts as settled, where the number of steps is found out."""
-    most_steps: Annotated[int, Field(ge=1)] = 1024
-    """Where the search ends, settled or not. Scores with so many steps may not have settled."""
+    most_steps: Annotated[int, Field(ge=1)] = 128
+    """Where the search ends, settled or not."""
+    halvings: Annotated[int, Field(ge=0, le=DEEPEST)] | None = None
+    """How often the pieces between points may be halved, by the midpoint rule. None: never where
+    `steps` are given; where they are found out, as often as it takes, if no number was enough."""
 
     @abstractmethod
     def _courses(self, problem: Problem) -> list[Course]:
         """The lines."""
 
     def score(self, problem: Problem, *, seed: int = 0) -> Generator[Progress, None, Scores]:
-        """As `Method.score`, with the number of steps that was used in the settings."""
+        """As `Method.score`, with the steps and halvings that were used in the settings."""
         if self.steps is not None:
-            return (yield from super().score(problem, seed=seed))
-        steps = yield from settled_steps(
-            problem,
-            self._courses(problem),
-            self.rule,
-            tolerance=self.tolerance,
-            most=self.most_steps,
+            given = replace(self, halvings=self.halvings or 0)
+            return (yield from Method.score(given, problem, seed=seed))
+        courses = self._courses(problem)
+        found = yield from settled_steps(
+            problem, courses, self.rule, tolerance=self.tolerance, most=self.most_steps
         )
-        return (yield from replace(self, steps=steps).score(problem, seed=seed))
+        deepest = DEEPEST if self.halvings is None and self.rule == "midpoint" else self.halvings
+        halvings = 0 if found.settled else deepest
+        chosen = replace(self, steps=found.steps, halvings=halvings)
+        return (yield from chosen.score(problem, seed=seed))
 
     def _score(
         self, problem: Problem, seed: int
     ) -> Generator[Progress, None, Float[Tensor, "*pos writer reader"]]:
         assert self.steps is not None
-        shares = shares_on_line(self.steps, self.rule)
-        return (yield from integrate(problem, self._courses(problem), shares))
+        courses = self._courses(problem)
+        if not self.halvings:
+            return (yield from integrate(problem, courses, shares_on_line(self.steps, self.rule)))
+        gaps = moved_metrics(problem, courses) - problem.base_metric
+        steep = attribute_steep_edges(
+            problem,
+            courses,
+            pieces=self.steps,
+            halvings=self.halvings,
+            allowed=allowed_gap(gaps, self.tolerance),
+        )
+        return (yield from steep)
 
 
 @methods.register("eap_ig")

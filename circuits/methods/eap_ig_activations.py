@@ -15,9 +15,7 @@ move the edge's writer, they do not sum to an effect, and they may rank edges ot
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from circuits.edge_attribution import INPUTS, Course, writing_hooks
 from circuits.graph import Graph
@@ -39,9 +37,6 @@ class EapIgActivations(IntegratedMethod):
 
     name: ClassVar[str] = "eap_ig_activations"
     summary: ClassVar[str] = "EAP with gradients integrated over each writer's output (Hanna 2024)"
-
-    most_steps: Annotated[int, Field(ge=1)] = 128
-    """As in `eap_ig`, of every line; there is one per group of writers."""
 
     def _courses(self, problem: Problem) -> list[Course]:
         return [Course(group, group) for group in writer_groups(problem.graph)]

@@ -164,10 +164,11 @@ def test_the_search_for_steps_ends_at_the_most_and_a_given_number_is_kept(
     method: type[IntegratedMethod],
 ) -> None:
     made = smooth(0)
-    never = method(tolerance=1e-12, most_steps=11)
+    never = method(tolerance=1e-12, most_steps=11, halvings=0)
     scores = finish(never.score(made))
     assert scores.settings["steps"] == 11
     assert torch.equal(scores.values, finish(method(steps=11).score(made)).values)
+    assert scores.settings["halvings"] == 0
     assert finish(method(steps=3).score(made)).settings["steps"] == 3
     done = [step.done for step in progress_of(never, made)]
     assert done == sorted(done) and done[-1] == 3
