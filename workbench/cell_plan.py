@@ -70,6 +70,17 @@ def as_rows(hook: str, activation: Tensor) -> Tensor:
     return activation.transpose(0, 1)
 
 
+class Merged(NamedTuple):
+    """A projection of all heads of a layer as one matrix."""
+
+    weight: Float[Tensor, "d_in d_out"]
+    bias: Float[Tensor, " d_out"] | None
+
+    def of(self, x: Tensor) -> Tensor:
+        """`[row, batch, d_in]` projected."""
+        return layers.linear(x, self.weight, self.bias)
+
+
 class Unpatched:
     """The run that cells differ from: every activation, as rows."""
 
@@ -84,6 +95,7 @@ class Unpatched:
         self.logits = run.logits[:, wanted]
         self.activations = {name: as_rows(name, x) for name, x in run.activations.items()}
         self._by_head: dict[str, Tensor] = {}
+        self._weights: dict[tuple[int, str], Merged] = {}
 
     def rows(self, hook: str) -> Tensor:
         """An activation `[pos, batch, ...]`; those per head and reader are made when asked for."""
@@ -103,6 +115,19 @@ class Unpatched:
             turned = rearrange(rows, "pos batch head e -> batch head pos e")
             self._by_head[hook] = turned.contiguous()
         return self._by_head[hook]
+
+    def weights(self, layer: int, letter: str) -> Merged:
+        """The projection of all heads of a layer to Q, K, V or O, as one product."""
+        if (layer, letter) not in self._weights:
+            name = f"blocks.{layer}.attn"
+            weight, bias = self.params[f"{name}.W_{letter}"], self.params.get(f"{name}.b_{letter}")
+            if letter == "O":
+                merged = rearrange(weight, "head e d -> (head e) d")
+            else:
+                merged = rearrange(weight, "head d e -> d (head e)").contiguous()
+                bias = None if bias is None else bias.flatten()
+            self._weights[layer, letter] = Merged(merged, bias)
+        return self._weights[layer, letter]
 
 
 _DERIVED = ("hook_result", "hook_q_input", "hook_k_input", "hook_v_input")
@@ -290,9 +315,12 @@ def _round(
     mask = None
     if any(indices is not None for indices in chosen):
         length = base.config.n_heads if has_heads(hook) else base.config.d_mlp
+        every = range(length)
+        places = [
+            (i, at) for i, given in enumerate(chosen) for at in (every if given is None else given)
+        ]
         mask = torch.zeros(len(members), length, dtype=torch.bool)
-        for i, indices in enumerate(chosen):
-            mask[i, slice(None) if indices is None else list(indices)] = True
+        mask[tuple(torch.tensor(places).T)] = True
         mask = mask[owner].to(base.device)
     where = torch.tensor(slots, device=base.device)
     return Round(members[0][1].source, where, mask, members[0][1].site if alone else None)

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -124,14 +126,12 @@ class _Chunk:
         return rows
 
     def _read(self, rows: Rows, base: Tensor, slots: Tensor) -> Tensor:
-        """Values at these slots: of the rows where they have them, else of the unpatched run."""
+        """Values at these slots, the rows' among them; elsewhere of the unpatched run."""
         if torch.equal(rows.slots, slots):
             return rows.values
         values = base[slots % self.n_pos]
         if len(rows.slots):
-            at = torch.searchsorted(rows.slots, slots).clamp(max=len(rows.slots) - 1)
-            mine = (rows.slots[at] == slots).nonzero()[:, 0]
-            values[mine] = rows.values[at[mine]]
+            values[torch.searchsorted(slots, rows.slots)] = rows.values
         return values
 
     # ------------------------------------------------------------------ the layers
@@ -177,7 +177,8 @@ class _Chunk:
             results = self._at(f"{name}.attn.hook_result", results)
             out = Rows(results.slots, layers.sum_results(self.params, layer, results.values))
         else:
-            out = Rows(z.slots, layers.merge_heads(self.params, layer, z.values))
+            merged = rearrange(z.values, "row batch head e -> row batch (head e)")
+            out = Rows(z.slots, self.base.weights(layer, "O").of(merged))
         out = self._at(f"{name}.hook_attn_out", out)
         if last:
             residual = self._only_wanted(residual)
@@ -211,14 +212,14 @@ class _Chunk:
             made = layers.project_split_heads(params, layer, letter.upper(), split)
         else:
             slots = normed.slots
-            made = layers.project_heads(params, config, layer, letter.upper(), normed.values)
+            made = self.base.weights(layer, letter.upper()).of(normed.values)
+            made = rearrange(made, "row batch (head e) -> row batch head e", head=config.n_heads)
         return self._at(f"{name}.attn.hook_{letter}", Rows(slots, made))
 
     def _attention(self, layer: int, residual: Rows, last: bool) -> Rows:
         """z at the rows where it differs."""
         attn = f"blocks.{layer}.attn"
-        values = layers.layer_norm(self.params, self.config, f"blocks.{layer}.ln1", residual.values)
-        normed = Rows(residual.slots, values)
+        normed = Rows(residual.slots, self._normed(f"blocks.{layer}.ln1", residual.values))
         k, v = (self._project(layer, letter, residual, normed) for letter in "kv")
         if last:
             residual, normed = self._only_wanted(residual), self._only_wanted(normed)
@@ -234,15 +235,26 @@ class _Chunk:
             for letter, rows, at in zip("qkv", (q, k, v), (queries, None, None), strict=True)
         )
         hidden = layers.hidden_keys(self.config, self.n_pos, queries, self.base.device)
-        scores = q_all / math.sqrt(self.config.d_head) @ k_all.transpose(-1, -2)
-        if hidden is not None:
-            scores = scores.masked_fill_(hidden, -torch.inf)
+        scores = self._scores(q_all, k_all, hidden)
         slots = cells[cell_of] * self.n_pos + torch.tensor(queries, device=cells.device)[query_of]
         scores = self._inside(f"{attn}.hook_attn_scores", scores, slots, cell_of, query_of)
         pattern = layers.attention_pattern(scores, self.config, hidden)
         pattern = self._inside(f"{attn}.hook_pattern", pattern, slots, cell_of, query_of)
-        z = (pattern @ v_all)[cell_of, :, :, query_of]
+        mixed = pattern @ v_all
+        if len(slots) == len(cells) * len(queries):  # all of them: one copy, in their order
+            z = rearrange(mixed, "cell batch head query e -> (cell query) batch head e")
+        else:
+            z = mixed[cell_of, :, :, query_of]
         return self._at(f"{attn}.hook_z", Rows(slots, z))
+
+    def _scores(self, q: Tensor, k: Tensor, hidden: Tensor | None) -> Tensor:
+        """Products of queries and keys, scaled and masked on the way."""
+        mask = q.new_zeros(q.shape[-2], k.shape[-2])
+        if hidden is not None:
+            mask = mask.masked_fill(hidden, -torch.inf)
+        flat = (x.flatten(0, 2) for x in (q, k.transpose(-1, -2)))
+        scores = torch.baddbmm(mask, *flat, alpha=1 / math.sqrt(self.config.d_head))
+        return scores.view(*q.shape[:3], *scores.shape[1:])
 
     def _reach(self, attn: str, q: Rows, k: Rows, v: Rows, last: bool) -> Bool[Tensor, "cell pos"]:
         """Where what attention reads differs, or its scores or pattern are patched."""
@@ -272,6 +284,16 @@ class _Chunk:
     def _whole(self, hook: str, rows: Rows, cells: Tensor, at: list[int] | None) -> Tensor:
         """`[cell, batch, head, pos, d_head]`: the unpatched run with the rows put in."""
         base = self.base.by_head(hook)
+        same = (
+            self._same_positions(rows.slots) if at is None and len(cells) == self.n_cells else None
+        )
+        if same is not None:
+            whole = rows.values.new_empty(self.n_cells, *base.shape)
+            for others in (slice(same.start), slice(same.stop, None)):
+                whole[..., others, :] = base[..., others, :]
+            form = "(cell pos) batch head e -> cell batch head pos e"
+            whole[..., same, :] = rearrange(rows.values, form, cell=self.n_cells)
+            return whole
         base = base if at is None or len(at) == self.n_pos else base[:, :, at]
         whole = base.expand(len(cells), *base.shape).clone(memory_format=torch.contiguous_format)
         place = torch.full((self.n_cells,), -1, device=cells.device)
@@ -288,6 +310,17 @@ class _Chunk:
             whole[cell[keep], :, :, pos[keep]] = rows.values[keep]
         return whole
 
+    def _same_positions(self, slots: Tensor) -> slice | None:
+        """The neighbouring positions at which all cells have their rows; None if they differ."""
+        length, left = divmod(len(slots), self.n_cells)
+        if left or not length:
+            return None
+        first = torch.arange(self.n_cells, device=slots.device)[:, None] * self.n_pos + slots[0]
+        expected = first + torch.arange(length, device=slots.device)
+        start = int(slots[0])
+        fits = start + length <= self.n_pos and torch.equal(expected.flatten(), slots)
+        return slice(start, start + length) if fits else None
+
     def _inside(
         self, hook: str, whole: Tensor, slots: Tensor, cell_of: Tensor, query_of: Tensor
     ) -> Tensor:
@@ -302,7 +335,7 @@ class _Chunk:
 
     def _mlp(self, layer: int, read: Rows) -> Rows:
         name, params = f"blocks.{layer}", self.params
-        normed = layers.layer_norm(params, self.config, f"{name}.ln2", read.values)
+        normed = self._normed(f"{name}.ln2", read.values)
         pre = layers.linear(normed, params[f"{name}.mlp.W_in"], params.get(f"{name}.mlp.b_in"))
         hook = f"{name}.mlp.hook_pre"
         rows = self._at(hook, Rows(read.slots, pre))
@@ -313,6 +346,13 @@ class _Chunk:
             rows.values, params[f"{name}.mlp.W_out"], params.get(f"{name}.mlp.b_out")
         )
         return Rows(rows.slots, out)
+
+    def _normed(self, name: str, x: Tensor) -> Tensor:
+        """`layers.layer_norm` of one network, its scale and shift in the same pass."""
+        if self.config.normalization is None:
+            return x
+        w, b = (self.params[f"{name}.{part}"] for part in "wb")
+        return F.layer_norm(x, x.shape[-1:], w, b, eps=layers.LAYER_NORM_EPS)
 
     def _unembed(self, residual: Rows) -> Tensor:
         residual = self._only_wanted(residual)

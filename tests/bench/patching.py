@@ -32,6 +32,7 @@ from circuits.method import methods
 from circuits.patching import sweep
 from circuits.problem import Problem
 from tests.bench.gpt2 import edge_name, gpt2
+from tests.bench.sweep_flop import sweep_flop
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
 from workbench.metrics import Metric
 from workbench.model_config import ModelConfig, param_shapes
@@ -108,7 +109,7 @@ def sweep_times(batch: int, device: torch.device, rounds: int, lens: bool) -> di
     for _ in range(rounds):
         seconds, found = timed(lambda: finish(sweep(problem, "head", by=["position"])), device)
         rows["ours"].append(seconds)
-        rows["arithmetic"].append(sweep_flop(NETWORK, batch) / matmul_speed(batch, device))
+        rows["arithmetic"].append(arithmetic_seconds(NETWORK, batch, device))
         if theirs is not None:
             seconds, values = timed(theirs[0], device)
             rows["lens"].append(seconds * cells / len(theirs[1]))
@@ -170,43 +171,27 @@ def lens_sweep(
     return run, cells
 
 
-def sweep_flop(config: ModelConfig, batch: int) -> int:
-    """Matrix products that the sweep cannot do without, in floating-point operations.
-
-    A cell at (layer, pos): the output and the MLP of its own layer at its position, then every
-    layer above at the positions from it on; in the last layer keys and values there, and the
-    rest at the last position alone. Then the unembedding there, and the runs of both inputs.
-    """
-    width, n_pos, last = config.n_heads * config.d_head, config.n_ctx, config.n_layers - 1
-    project = 2 * config.d_model * width  # one of q, k, v, output, per row
-    mlp = 4 * config.d_model * config.d_mlp
-    total = 0
-    for layer, pos in itertools.product(range(config.n_layers), range(n_pos)):
-        after = n_pos - pos
-        for above in range(layer, config.n_layers):
-            reached = 1 if above == layer else after
-            wanted = reached if above < last else int(above > layer or pos == n_pos - 1)
-            total += wanted * (project + mlp)
-            if above > layer:  # keys and values, queries, scores, and the mixing of values
-                total += 2 * reached * project + wanted * (project + 4 * n_pos * width)
-        total += 2 * config.d_model * config.d_vocab_out
-    both = 2 * n_pos * config.n_layers * (4 * project + mlp + 4 * n_pos * width)
-    return batch * (config.n_heads * total + both)
+def arithmetic_seconds(config: ModelConfig, batch: int, device: torch.device) -> float:
+    """Of these operations, each at the speed of a product of its shape with as many rows as a
+    chunk has, measured now."""
+    return sum(
+        flop / matmul_speed(shape, batch, device)
+        for shape, flop in sweep_flop(config, batch).items()
+    )
 
 
-def matmul_speed(batch: int, device: torch.device) -> float:
-    """Floating-point operations per second of a product as large as a chunk's, into an MLP."""
-    rows = 4096
-    left = torch.randn(rows, NETWORK.d_model, device=device)
-    right = torch.randn(NETWORK.d_model, NETWORK.d_mlp, device=device)
-    repeats = 20 if batch == 1 else 200
+def matmul_speed(shape: tuple[int, int], batch: int, device: torch.device) -> float:
+    """Floating-point operations per second of 4096 rows times a matrix."""
+    rows, (d_in, d_out) = 4096, shape
+    left, right = torch.randn(rows, d_in, device=device), torch.randn(d_in, d_out, device=device)
+    repeats = 10 if batch == 1 else 60
 
     def run() -> None:
         for _ in range(repeats):
             torch.mm(left, right)
 
     timed(lambda: torch.mm(left, right), device)
-    return 2 * rows * NETWORK.d_model * NETWORK.d_mlp * repeats / timed(run, device)[0]
+    return 2 * rows * d_in * d_out * repeats / timed(run, device)[0]
 
 
 def attribution_times(device: torch.device, rounds: int, lens: bool) -> dict[str, Any]:
