@@ -3,16 +3,16 @@
 Minimises  C sum_n w_n loss(y_n, W x_n + b) + 1/2 |W|^2  over W and b; the intercept b is not
 penalised. scikit-learn's `LogisticRegression(C)`. Two classes have one row of weights; more have
 one row each, of which only differences matter, so that at the minimum rows sum to 0, and so do
-intercepts. Probes of two classes, or of few variables, are fitted by Newton's method
-(`probes/newton.py`), others by L-BFGS (`probes/lbfgs.py`), those of many sites, strengths and label
-sets together; splits, whose inputs differ, one after another.
+intercepts. Probes of two classes with many inputs are fitted in few passes (`probes/few_passes.py`)
+where that works; others of two classes, or of few variables, by Newton's method
+(`probes/newton.py`), the rest by L-BFGS (`probes/multinomial.py`); those of many sites, strengths
+and label sets together; splits, whose inputs differ, one after another.
 
 A class that no input of a split has gets weights 0 and intercept `ABSENT`: never predicted, at a
 finite score. (Its true intercept is minus infinity.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,25 +22,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.design import Design, Targets
-from probes.lbfgs import (
-    Apply,
-    Problem,
-    Solution,
-    Variables,
-    in_rounds,
-    lifted_factor,
-    minimise,
-    solver,
-)
+from probes.few_passes import few_passes, sampled_evenly
+from probes.lbfgs import Problem, Solution, Variables
 from probes.method import Convergence, LinearFitted, Probe, methods
-from probes.newton import (
-    Sampled,
-    block_preconditioner,
-    newton,
-    sampled,
-    sampled_rows,
-    sampled_start,
-)
+from probes.multinomial import multinomial
+from probes.newton import Sampled, newton, sampled, sampled_rows, sampled_start
+from probes.site_threads import on_threads
 from workbench.errors import ProbeError
 from workbench.memory import halving_chunks
 
@@ -53,11 +40,8 @@ at least 0, and such a class has probability below exp(-100)."""
 JOINT = 512
 """Up to this many variables per probe, classes x (d + 1), more than two classes are fitted by
 Newton's method too: its Hessian holds the square of that."""
-MARGIN = 1e3
-"""What the gap estimated by L-BFGS is multiplied by: with many classes that hardly touch, it has
-been seen a thousand times too low."""
-STEPS, ROUNDS = 40, 50
-"""L-BFGS steps with one preconditioner, and how often it is made anew."""
+CENTRE_ROWS = 256
+"""Inputs whose mean is taken off activations, for the sake of rounding."""
 CACHE_BYTES, SAMPLE_BYTES = 2**23, 2**25
 """Activations worked on at a time on a CPU: each step reads them twice, from its cache;
 and the same for samples, of which more sites share the cost of small operations."""
@@ -142,46 +126,82 @@ def _fit_split(
     """Rows [W, b] of every site and (strength, label set), for activations as they are."""
     rows = design.weights[split].nonzero()[:, 0]
     problem, start = _problem(design, targets, strengths, split, rows)
+    v = design.width + 1
+    drawn = sampled_rows(len(rows), v, seed) if problem.binary else None
+    drawn = None if drawn is None else drawn.to(rows.device)
 
-    def some(among: range) -> Solution:
+    def thorough(among: range, problem: Problem, start: Tensor) -> Solution:
         parts = []
-        for first in _starts(design, split, rows, problem, start, seed, among):
-            for sites, x in _activations(design, rows, first):
+        for first in _starts(design, split, rows, problem, start, drawn, among):
+            for sites, x in _activations(design, rows, first.sites, first.centre):
                 at = first.at
                 at = Sampled(*(t[sites] for t in at)) if isinstance(at, Sampled) else at[sites]
                 parts.append(_solve(replace(problem, x=x), first.centre[sites], at, tolerance))
         return _joined(parts)
 
-    return _joined(_on_threads(some, design.n_sites, design.x.device))
+    def some(among: range) -> Solution:
+        if drawn is None:
+            return thorough(among, problem, start)
+        sample = sampled_evenly(len(rows), v, seed).to(rows.device)
+        solution = _quick(design, rows, problem, start, sample, among, tolerance)
+        return _completed(solution, problem, start, among, thorough)
+
+    return _joined(on_threads(some, design.n_sites, design.x.device))
 
 
-def _on_threads(
-    fit: Callable[[range], Solution], n_sites: int, device: torch.device
-) -> list[Solution]:
-    """Sites shared out among the threads of a CPU, each of which computes alone.
+def _quick(
+    design: Design,
+    rows: Int[Tensor, " n"],
+    problem: Problem,
+    start: Float[Tensor, "probe k"],
+    sample: Int[Tensor, " m"],
+    among: range,
+    tolerance: float,
+) -> Solution:
+    """Binary probes of some sites; those that this is too slow for have a gap of infinity."""
+    parts, there = [], slice(among.start, among.stop)
+    centre = design.x[there, rows[sample[:: max(1, len(sample) // CENTRE_ROWS)]]].mean(1)
+    for sites, x in _activations(design, rows, there, centre, ones=0):
+        inputs = replace(problem, x=x)
+        solution = _joined(
+            [
+                few_passes(inputs.take(some, probes), sample, start[probes], tolerance=tolerance)
+                for some, probes in _few(inputs)
+            ],
+            1,
+        )
+        parts.append(_uncentred(solution, centre[sites]))
+    return _joined(parts)
 
-    A step is many small operations, of which each would otherwise wait for all threads.
-    """
-    n_threads = min(torch.get_num_threads(), n_sites) if device.type == "cpu" else 1
-    if n_threads == 1:
-        return [fit(range(n_sites))]
-    ends = [n_sites * i // n_threads for i in range(n_threads + 1)]
-    gradients, before = torch.is_grad_enabled(), torch.get_num_threads()
 
-    def one(sites: range) -> Solution:
-        with torch.set_grad_enabled(gradients):
-            return fit(sites)
+def _completed(
+    solution: Solution,
+    problem: Problem,
+    start: Float[Tensor, "probe k"],
+    among: range,
+    fit: Callable[[range, Problem, Tensor], Solution],
+) -> Solution:
+    """With the probes fitted whose gap is infinite; neighbouring sites together."""
+    open_ = solution.gap.isinf()
+    sites = open_.any(1).nonzero()[:, 0].tolist()
+    found = set(sites)
+    first = [site for site in sites if site - 1 not in found]
+    last = [site for site in sites if site + 1 not in found]
+    for one, other in zip(first, last, strict=True):
+        run = slice(one, other + 1)
+        probes = open_[run].any(0).nonzero()[:, 0]
+        left = problem.take(torch.arange(0), probes)
+        made = fit(range(among.start + one, among.start + other + 1), left, start[probes])
+        made = made._replace(iterations=made.iterations + solution.iterations[run, probes])
+        mask = open_[run, probes]
+        for old, new in zip(solution, made, strict=True):
+            where = mask[..., None, None] if new.ndim == 4 else mask
+            old[run, probes] = torch.where(where, new, old[run, probes])
+    return solution
 
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(n_threads) as pool:
-            return list(pool.map(one, map(range, ends[:-1], ends[1:])))
-    finally:
-        torch.set_num_threads(before)
 
-
-def _joined(parts: Sequence[Solution]) -> Solution:
-    return Solution(*(torch.cat(part) for part in zip(*parts, strict=True)))
+def _joined(parts: Sequence[Solution], axis: int = 0) -> Solution:
+    return Solution(*(torch.cat(part, axis) for part in zip(*parts, strict=True)))
 
 
 def _problem(
@@ -218,18 +238,17 @@ def _starts(
     rows: Int[Tensor, " n"],
     problem: Problem,
     start: Float[Tensor, "probe k"],
-    seed: int,
+    drawn: Int[Tensor, " m"] | None,
     among: range,
 ) -> Iterator[_Start]:
     """For many sites at a time: from a sample, where the probes are binary and inputs many."""
     n_probes, k = start.shape
     v = design.width + 1
-    drawn = sampled_rows(len(rows), v, seed) if problem.binary else None
     n_sampled = 0 if drawn is None else len(drawn)
     cost = 4 * v * (2 * n_sampled + n_probes * (2 * v + 8 * n_sampled // v + k))
     budget = SAMPLE_BYTES if design.x.device.type == "cpu" else DEVICE_BYTES
     weights = design.weights[split]
-    sample = problem if drawn is None else sampled(problem, drawn.to(rows.device))
+    sample = problem if drawn is None else sampled(problem, drawn)
     room: list[Tensor] = []
 
     def run(some: slice) -> _Start:
@@ -238,7 +257,7 @@ def _starts(
         variables[..., -1] = start
         if drawn is None:
             return _Start(sites, weights @ design.x[sites] / weights.sum(), variables)
-        x, centre = _sample(design.x[sites], rows[drawn.to(rows.device)], room)
+        x, centre = _sample(design.x[sites], rows[drawn], room)
         at = sampled_start(replace(sample, x=x), variables.float())
         return _Start(sites, centre.to(design.x), at)
 
@@ -262,14 +281,18 @@ def _sample(
 
 
 def _activations(
-    design: Design, rows: Int[Tensor, " n"], first: _Start
+    design: Design,
+    rows: Int[Tensor, " n"],
+    among: slice,
+    centre: Float[Tensor, "site d"],
+    ones: int = 1,
 ) -> Iterator[tuple[slice, Float[Tensor, "site n v"]]]:
-    """Training rows of some of the sites at a time, centred, with a column of ones.
+    """Training rows of some of the sites at a time, centred, with `ones` columns of ones.
 
     Each overwrites the one before: a new allocation would cost as much as a step. The slice counts
     from the first of these sites.
     """
-    n_sites, d = first.centre.shape
+    n_sites, d = centre.shape
     cost = len(rows) * (d + 1) * design.x.element_size()
     budget = CACHE_BYTES if design.x.device.type == "cpu" else DEVICE_BYTES
     room: list[Tensor] = []
@@ -277,10 +300,10 @@ def _activations(
     def gather(sites: slice) -> Tensor:
         held = sites.stop - sites.start
         if not room or len(room[0]) < held:
-            room[:] = [design.x.new_ones(held, len(rows), d + 1)]
-        x = design.x[first.sites][sites]
+            room[:] = [design.x.new_ones(held, len(rows), d + ones)]
+        x = design.x[among][sites]
         x = x if len(rows) == x.shape[1] else x.index_select(1, rows)
-        torch.sub(x, first.centre[sites, None], out=room[0][:held, :, :-1])
+        torch.sub(x, centre[sites, None], out=room[0][:held, :, :d])
         return room[0][:held]
 
     yield from halving_chunks([cost] * n_sites, budget, gather, one="one site's activations")
@@ -292,61 +315,39 @@ def _solve(
     start: Variables | Sampled,
     tolerance: float,
 ) -> Solution:
-    """The probes of some sites, a few at a time where their scores are many."""
-    n_sites, n, v = problem.x.shape
-    n_probes, k = problem.trained.shape
-    most = max(1, DEVICE_BYTES // (8 * n_sites * n * k * problem.x.element_size()))
+    """The probes of some sites."""
     parts = []
-    every = torch.arange(n_sites, device=centre.device)
-    for probes in torch.split(torch.arange(n_probes, device=centre.device), most):
+    for every, probes in _few(problem):
         some = problem.take(every, probes)
+        k, v = some.trained.shape[1], some.x.shape[2]
         if isinstance(start, Sampled):
             at = Sampled(*(t[:, probes] for t in start))
             parts.append(newton(some, at, tolerance=tolerance))
         elif problem.binary or k * v <= JOINT:
             parts.append(newton(some, start[:, probes], tolerance=tolerance))
         else:
-            parts.append(_multinomial(some, start[:, probes], tolerance))
-    solution = Solution(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+            parts.append(multinomial(some, start[:, probes], tolerance))
+    return _uncentred(_joined(parts, 1), centre)
+
+
+def _few(problem: Problem) -> Iterator[tuple[Int[Tensor, " site"], Int[Tensor, " probe"]]]:
+    """All sites, and some of the probes at a time where their scores are many."""
+    n_sites, n, _ = problem.x.shape
+    n_probes, k = problem.trained.shape
+    most = max(1, DEVICE_BYTES // (8 * n_sites * n * k * problem.x.element_size()))
+    sites = torch.arange(n_sites, device=problem.x.device)
+    for probes in torch.split(torch.arange(n_probes, device=problem.x.device), most):
+        yield sites, probes
+
+
+def _uncentred(solution: Solution, centre: Float[Tensor, "site d"]) -> Solution:
+    """For activations as they are. Of two classes, the first has a row of zeros."""
     shift = einsum(solution.variables[..., :-1], centre, "site probe k d, site d -> site probe k")
     solution.variables[..., -1] -= shift
-    if not problem.binary:
+    if solution.variables.shape[2] > 1:
         return solution
-    # The first class scores 0.
     rows = torch.cat([torch.zeros_like(solution.variables), solution.variables], 2)
     return solution._replace(variables=rows)
-
-
-def _multinomial(problem: Problem, start: Variables, tolerance: float) -> Solution:
-    """L-BFGS from a Hessian with every row's own block alone, c X^T A X + I.
-
-    With c = 1/2 it is an upper bound of the true one on rows that sum to 0 (Boehning 1992,
-    "Multinomial logistic regression algorithm", lemma 1). Here c is the mean of p (1 - p) over
-    inputs and classes, times K / (K - 1): the true Hessian where all scores are 0, and near it in
-    size where inputs are told apart, for which the bound is far too steep.
-    """
-    precondition = _shared_preconditioner(problem, start)
-    near = minimise(problem, start, precondition, tolerance=tolerance, most=STEPS, margin=MARGIN)
-    return in_rounds(
-        problem,
-        near,
-        block_preconditioner,
-        tolerance=tolerance,
-        rounds=ROUNDS,
-        most=STEPS,
-        margin=MARGIN,
-    )
-
-
-def _shared_preconditioner(problem: Problem, variables: Variables) -> Apply:
-    k = variables.shape[2]
-    weights = problem.cost[0] / problem.cost[0].sum()
-    gram = (problem.x * weights[:, None]).transpose(1, 2) @ problem.x
-    p = problem.logits(variables).softmax(2)
-    spread = einsum(p * (1 - p), problem.cost, "site probe k n, probe n -> site probe")
-    blocks = einsum(spread / (k - 1), gram, "site probe, site i j -> site probe i j")
-    blocks.diagonal(dim1=-2, dim2=-1)[..., :-1] += 1
-    return solver(lifted_factor(blocks)[:, :, None])
 
 
 def _start(count: Float[Tensor, "label k"]) -> Float[Tensor, "label k"]:

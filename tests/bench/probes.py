@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from probes.design import Design, Targets
+from probes.few_passes import SAMPLE_ROWS
 from probes.held_out import SquaredError, accuracy, squared_error
 from probes.method import LinearFitted, make_targets
 from probes.methods.logistic import Logistic
 from probes.methods.ridge import Ridge
-from probes.newton import HESSIAN_ROWS, START_ROWS
 from tests.bench.patching import divided, spread, synchronise, timed
 
 P, WIDTH, HIDDEN = 113, 128, 256
@@ -289,17 +289,17 @@ def _our_gap(fitted: LinearFitted, x: Tensor, targets: Targets) -> float:
 
 
 def _logistic_floor(n_sites: int, steps: float, rate: dict[str, float]) -> dict[str, float]:
-    """Seconds of the steps that were taken, of the Hessians of samples, and of memory.
+    """Seconds of the steps that were taken, of the sample's Gram matrix, and of memory.
 
-    A gradient is two products of the activations with a vector, of which there is one more than
-    there are steps; the activations are read from memory once.
+    A step is two products of the activations with a vector, and one more is at the start; the
+    activations are read from memory once.
     """
     n, v = P * P, WIDTH + 1
-    products = 2 * (steps + 1) * 2 * n * v
-    hessians = (HESSIAN_ROWS + START_ROWS) * v * v * (v + 1)  # symmetric: half of the products
+    products = (2 * steps + 1) * 2 * n * v
+    gram = SAMPLE_ROWS * v * v * (v + 1)  # symmetric: half of the products
     return {
-        "gradients": n_sites * products / rate["vector"],
-        "hessians": n_sites * hessians / rate["gram"],
+        "steps": n_sites * products / rate["vector"],
+        "gram": n_sites * gram / rate["gram"],
         "memory": n_sites * 4 * n * WIDTH / rate["stream"],
     }
 
@@ -314,7 +314,7 @@ def rates(device: torch.device) -> dict[str, float]:
     rows = torch.randn(batch, 8 * P, WIDTH, device=device)
     square, vector = torch.randn(batch, WIDTH, WIDTH, device=device), x[:, :1].clone()
     much = torch.randn(2**26, device=device)  # 256 MiB
-    sample = x[:, : HESSIAN_ROWS * WIDTH]
+    sample = x[:, : SAMPLE_ROWS * WIDTH]
     return {
         "solve": 2 * rows.numel() * WIDTH / _fastest(lambda: rows @ square, device),
         "gram": 2 * sample.numel() * WIDTH / _fastest(lambda: sample.mT @ sample, device),

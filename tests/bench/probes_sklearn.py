@@ -1,8 +1,9 @@
 """scikit-learn's side of `tests.bench.probes`, used as well as it can be.
 
 Ridge: one multi-output fit per (site, fold, penalty) over the one-hot columns of all label sets.
-Both probes: one BLAS thread per process and as many processes as threads (`mode="processes"`), or
-one process whose BLAS has all threads (`mode="blas"`).
+Both probes: one BLAS thread per worker and as many workers as threads, processes
+(`mode="processes"`) or threads, which need no copies of the activations (`mode="threads"`); or one
+process whose BLAS has all threads (`mode="blas"`).
 """
 
 import time
@@ -13,10 +14,11 @@ from typing import Any, Literal, NamedTuple
 import joblib
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 Array = np.ndarray[Any, Any]
-Mode = Literal["blas", "processes"]
-MODES: tuple[Mode, ...] = ("blas", "processes")
+Mode = Literal["blas", "processes", "threads"]
+MODES: tuple[Mode, ...] = ("blas", "processes", "threads")
 TOLERANCES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)
 
 
@@ -145,6 +147,11 @@ def _every_site(
         start = time.perf_counter()
         made = [step(*one) for one in arguments]
         return time.perf_counter() - start, made
+    if mode == "threads":
+        with threadpool_limits(1), joblib.parallel_config("threading", n_jobs=threads):
+            start = time.perf_counter()
+            made = joblib.Parallel()(joblib.delayed(step)(*one) for one in arguments)
+            return time.perf_counter() - start, made
     with joblib.parallel_config("loky", n_jobs=threads, inner_max_num_threads=1):
         joblib.Parallel()(joblib.delayed(int)() for _ in range(threads))  # workers start
         start = time.perf_counter()

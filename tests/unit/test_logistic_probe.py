@@ -12,7 +12,8 @@ from torch import Tensor
 
 from probes import newton
 from probes.design import Design, Targets
-from probes.lbfgs import Problem
+from probes.few_passes import few_passes, sampled_evenly
+from probes.lbfgs import Problem, Solution
 from probes.method import LinearFitted, make_targets, methods
 from probes.methods import logistic
 from probes.methods.logistic import ABSENT, Logistic
@@ -123,6 +124,74 @@ def test_many_inputs_are_sampled_first_and_end_at_the_same_minimum() -> None:
     check_against_oracle(design, targets, fitted, 1e-4)
     other = probe.fit_many(design, targets, (1e-2, 1.0), seed=1)
     torch.testing.assert_close(other.coef, fitted.coef, rtol=0, atol=1e-4)
+
+
+def quickly(x: Tensor, y: Tensor, C: float, tolerance: float) -> Solution:
+    """One probe of one site, all inputs alike, by `few_passes` alone."""
+    made = Problem(
+        x=(x - x.mean(0))[None],
+        cost=torch.full((1, len(x)), C, dtype=x.dtype),
+        classes=y[None],
+        trained=torch.ones(1, 1, dtype=torch.bool),
+    )
+    sample = sampled_evenly(len(x), x.shape[1] + 1, seed=0)
+    start = y.to(x).mean().logit()[None, None]
+    return few_passes(made, sample, start, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("C", [1e-2, 1.0])
+def test_few_passes_reach_the_gap_they_claim(C: float) -> None:
+    x, targets = problem(2, n=3000, sites=1, labels=1)
+    y = targets.classes[0]
+    best = objective(
+        x[0], y, torch.ones(3000), C, *map(torch.from_numpy, rows_of(oracle(x[0], y, y * 0 + 1, C)))
+    )
+    for tolerance in (1e-3, 1e-6, 1e-10):
+        found = quickly(x[0], y, C, tolerance)
+        weights, b = found.variables[0, 0, :, :-1], found.variables[0, 0, :, -1]
+        true = objective(x[0] - x[0].mean(0), y, torch.ones(3000), C, weights, b)
+        assert float(found.objective) == pytest.approx(true, rel=1e-12)
+        claimed = float(found.gap)
+        assert claimed <= tolerance * true
+        # To second order, with a curvature that is the least of a few directions'.
+        assert 0.5 * (true - best) - 1e-12 * best <= claimed
+        assert int(found.iterations) <= 10
+
+
+def test_few_passes_give_up_where_classes_are_told_apart() -> None:
+    """And the probe is fitted all the same, beside one that is not told apart."""
+    x, targets = problem(2, n=2000, sites=2, labels=1)
+    apart = (x[0] @ torch.arange(1.0, 7.0, dtype=torch.float64) > 30).long()
+    assert float(quickly(x[0], apart, 100.0, 1e-10).gap) == math.inf
+    both = make_targets(torch.stack([targets.classes[0], apart]), torch.arange(2))
+    design = Design(x, torch.ones(1, 2000, dtype=torch.float64))
+    fitted = Logistic().fit_many(design, both, (1.0, 100.0))
+    assert bool(fitted.convergence.converged.all())
+    # Told apart, weights are tens and the curvature is little more than the penalty's: 1.
+    check_against_oracle(design, both, fitted, 1e-3)
+    alone = Logistic().fit_many(Design(x[1:], design.weights), targets, (1.0,))
+    # Same steps, other rounding (matrix products of other shapes).
+    torch.testing.assert_close(
+        fitted.coef[0, 0, 1, 0], alone.coef[0, 0, 0, 0], rtol=1e-7, atol=1e-9
+    )
+    assert int(fitted.convergence.iterations[0, 0, 1, 0]) == int(alone.convergence.iterations)
+
+
+def test_few_passes_in_float32_come_close_and_repeat_bit_for_bit() -> None:
+    x, targets = problem(2, n=3000, sites=1, labels=1)
+    low, y = x[0].float(), targets.classes[0]
+    found, again = quickly(low, y, 1.0, 1e-6), quickly(low, y, 1.0, 1e-6)
+    assert torch.equal(found.variables, again.variables)
+    best = quickly(low.double(), y, 1.0, 1e-12)
+    weights, b = found.variables[0, 0, :, :-1], found.variables[0, 0, :, -1]
+    centred = low.double() - low.double().mean(0)
+    reached = objective(centred, y, torch.ones(3000), 1.0, weights, b)
+    # 1e-6 as claimed, by an estimate that may be half the gap.
+    assert reached <= float(best.objective) * (1 + 2e-6)
+
+
+def rows_of(model: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
+    return model.coef_, model.intercept_
 
 
 def test_threads_share_the_sites_and_are_given_back() -> None:
