@@ -211,9 +211,7 @@ class _Batch:
         if control != "untrained":
             other = self._space(control, targets.n_classes)
             measured = self._measure(name, other, first, self.setting.splits)
-            return tables.control_rows(
-                self.setting, self.sites, variable, name, control, measured.accuracy()[:, :, 0]
-            )
+            return tables.control_rows(self.setting, self.sites, variable, name, control, measured)
         splits = self.setting.splits.some([kind.start for kind in self.setting.kinds().values()])
         rows: list[Row] = []
         for draw in range(self.spec.n_untrained):

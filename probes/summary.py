@@ -94,6 +94,27 @@ class Line:
     decodable: bool | None
     selective: bool | None
     used: bool | None
+    control_low: float | None = None
+    control_high: float | None = None
+    """95 % interval of `control_accuracy`, over inputs: the mean of its draws' ends, which is no
+    narrower than that of their mean. None in records older than it, as are those that follow."""
+    shuffled_low: float | None = None
+    shuffled_high: float | None = None
+    random_subspace_low: float | None = None
+    random_subspace_high: float | None = None
+    norm_matched_low: float | None = None
+    norm_matched_high: float | None = None
+
+    @property
+    def untrained_interval(self) -> tuple[float, float] | None:
+        """95 % interval of `untrained_accuracy`, over networks: mean -+ t sd / sqrt(m), within 0
+        and 1. None for fewer than two of them."""
+        if self.untrained_accuracy is None or self.untrained_sd is None or not self.n_untrained:
+            return None
+        t = float(special.stdtrit(self.n_untrained - 1, 0.975))
+        reach = t * self.untrained_sd / math.sqrt(self.n_untrained)
+        mean = self.untrained_accuracy
+        return max(mean - reach, 0.0), min(mean + reach, 1.0)
 
     @property
     def place(self) -> str:
@@ -182,9 +203,9 @@ def _costs_more(line: Line, mean: float | None, lowest: float) -> bool:
 def _line(row: Row, near: Sequence[Row]) -> Line:
     """Of one pooled accuracy and whatever was measured at the same place."""
 
-    def draws(name: str) -> list[float]:
+    def drawn(name: str) -> list[Row]:
         return [
-            other.value
+            other
             for other in near
             if other.control == name
             and other.metric == "accuracy"
@@ -193,9 +214,9 @@ def _line(row: Row, near: Sequence[Row]) -> Line:
         ]
 
     def control(name: str) -> float | None:
-        return _mean(draws(name))
+        return _mean([other.value for other in drawn(name)])
 
-    twins = draws("untrained")
+    twins = [other.value for other in drawn("untrained")]
     kind = f"{row.split}/"  # the network was asked on one split of this kind, or of another
     answers = [r for r in near if r.metric == "answer_accuracy" and r.split.startswith(kind)]
     intact, erased, random, same = (
@@ -242,7 +263,22 @@ def _line(row: Row, near: Sequence[Row]) -> Line:
         decodable=None,
         selective=None,
         used=None,
+        **_ends("control", drawn("control_task")),
+        **_ends("shuffled", drawn("shuffled")),
+        **_ends("random_subspace", drawn("random_subspace")),
+        **_ends("norm_matched", drawn("norm_matched")),
     )
+
+
+def _ends(name: str, draws: Sequence[Row]) -> dict[str, float | None]:
+    """The interval of a control, where each of its draws has one."""
+    lows = [row.low for row in draws if row.low is not None]
+    highs = [row.high for row in draws if row.high is not None]
+    whole = len(lows) == len(highs) == len(draws)
+    return {
+        f"{name}_low": _mean(lows) if whole else None,
+        f"{name}_high": _mean(highs) if whole else None,
+    }
 
 
 def _interchange(near: Sequence[Row]) -> dict[str, float | None]:

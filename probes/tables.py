@@ -1,7 +1,7 @@
 """From what was measured to rows; see `probes.rows` for what a row says."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from probes.methods.fourier import FourierFitted, frequency_r2
 from probes.rows import NONE, Row
 from probes.setting import Setting
 from probes.sites import ProbeSite
-from probes.statistics import measure_accuracy
+from probes.statistics import Accuracy, measure_accuracy
 
 LABEL_CONTROLS = ("control_task", "shuffled")
 
@@ -28,15 +28,21 @@ def probe_rows(
     setting: Setting, sites: Sequence[ProbeSite], variable: str, probe: str, measured: Measured
 ) -> list[Row]:
     """Accuracy of the variable's probes, one by one and pooled, and on its label controls."""
+    pooled = _pooled(setting, variable, probe, measured)
     rows = _single_rows(setting, sites, variable, probe, measured)
-    rows += _pooled_rows(setting, sites, variable, probe, measured)
+    rows += _pooled_rows(setting, sites, variable, probe, measured, pooled)
     accuracy = measured.accuracy()
     names = setting.targets[variable].names
     for control in LABEL_CONTROLS:
         draws = [label for label, name in enumerate(names) if name == control and label]
         for draw, label in enumerate(draws):
+            ends = {
+                kind: (found.low[:, label], found.high[:, label]) for kind, found in pooled.items()
+            }
             rows += _means(
-                setting, sites, variable, probe, control, accuracy[:, :, label], draw=draw
+                *(setting, sites, variable, probe, control, accuracy[:, :, label]),
+                draw=draw,
+                ends=ends,
             )
     return rows
 
@@ -83,10 +89,13 @@ def control_rows(
     variable: str,
     probe: str,
     control: str,
-    accuracy: Float[Tensor, "split site"],
+    measured: Measured,
 ) -> list[Row]:
     """Accuracy of the variable's probes on the activations of a control."""
-    return _means(setting, sites, variable, probe, control, accuracy)
+    pooled = _pooled(setting, variable, probe, measured)
+    ends = {kind: (found.low[:, 0], found.high[:, 0]) for kind, found in pooled.items()}
+    accuracy = measured.accuracy()[:, :, 0]
+    return _means(setting, sites, variable, probe, control, accuracy, ends=ends)
 
 
 def untrained_rows(
@@ -247,20 +256,33 @@ def _single_rows(
     return rows
 
 
-def _pooled_rows(
-    setting: Setting, sites: Sequence[ProbeSite], variable: str, probe: str, measured: Measured
-) -> list[Row]:
-    """One row per kind of split and site: each input counts once, at its mean over the splits that
-    held it out. p is twice the mean over the splits, valid however they depend on each other
-    (Vovk and Wang 2020, doi:10.1093/biomet/asaa027, section 4)."""
-    rows = []
+def _pooled(setting: Setting, variable: str, probe: str, measured: Measured) -> dict[str, Accuracy]:
+    """By kind of split, accuracy of `[site, label]` with its interval: each input counts once, at
+    its mean over the splits that held it out. All labels go through the same draws."""
+    made = {}
     for kind, which in setting.kinds().items():
         times = setting.splits.held_out[which].sum(0)
         rows_held = times > 0
-        right = measured.correct[which][:, :, 0].sum(0).cpu()[:, rows_held]
+        right = measured.correct[which].sum(0).cpu()[:, :, rows_held]
         groups = setting.splits.groups[rows_held]
         generator = generator_of("interval", variable, probe, kind)
-        found = measure_accuracy(right / times[rows_held].double(), groups, generator)
+        made[kind] = measure_accuracy(right / times[rows_held].double(), groups, generator)
+    return made
+
+
+def _pooled_rows(
+    setting: Setting,
+    sites: Sequence[ProbeSite],
+    variable: str,
+    probe: str,
+    measured: Measured,
+    pooled: Mapping[str, Accuracy],
+) -> list[Row]:
+    """One row per kind of split and site. p is twice the mean over the splits, valid however they
+    depend on each other (Vovk and Wang 2020, doi:10.1093/biomet/asaa027, section 4)."""
+    rows = []
+    for kind, which in setting.kinds().items():
+        found = pooled[kind]
         several = len(setting.spec.seeds) > 1
         for i, site in enumerate(sites):
             p = None
@@ -272,11 +294,11 @@ def _pooled_rows(
                     **_place(site, variable, probe, kind),
                     control=NONE,
                     metric="accuracy",
-                    value=float(found.value[i]),
-                    low=float(found.low[i]),
-                    high=float(found.high[i]),
+                    value=float(found.value[i, 0]),
+                    low=float(found.low[i, 0]),
+                    high=float(found.high[i, 0]),
                     p=p,
-                    n=int(rows_held.sum()),
+                    n=found.n,
                 )
             )
     return rows
@@ -291,12 +313,21 @@ def _means(
     accuracy: Float[Tensor, "split site"],
     *,
     draw: int | None = None,
+    ends: Mapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> list[Row]:
-    """One row per kind of split and site: the mean over its splits."""
+    """One row per kind of split and site: the mean over its splits.
+
+    Args:
+        ends: by kind, of every site's interval, widened to hold the mean: inputs that several
+            splits held out count once in the one and as often in the other.
+    """
     rows = []
     for kind, which in setting.kinds().items():
         n = int((setting.splits.held_out[which].sum(0) > 0).sum())
-        for site, value in zip(sites, accuracy[which].mean(0).tolist(), strict=True):
+        for i, (site, value) in enumerate(
+            zip(sites, accuracy[which].mean(0).tolist(), strict=True)
+        ):
+            low, high = (None, None) if ends is None else (float(end[i]) for end in ends[kind])
             rows.append(
                 Row(
                     **_place(site, variable, probe, kind),
@@ -304,6 +335,8 @@ def _means(
                     draw=draw,
                     metric="accuracy",
                     value=value,
+                    low=None if low is None else min(low, value),
+                    high=None if high is None else max(high, value),
                     n=n,
                 )
             )

@@ -59,6 +59,10 @@ class Analysis(ABC):
     """How near a replay on another machine must come; see `workbench.record.Tolerances`. A file may
     record tighter ones, not looser ones."""
 
+    added: ClassVar[tuple[str, ...]] = ()
+    """Patterns of paths in a record, such as `result.rows.*.control_low`, that records made before
+    there was such a number lack; a replay is not held to them."""
+
     @abstractmethod
     def ask(
         self, run: Run, *, step: int | None, device: torch.device

@@ -40,7 +40,10 @@ TOLERANCES = {
     },
     **{
         f"result.rows.*.{name}": Tolerance(absolute=0.01)
-        for name in ("control_*", "shuffled_*", "selectivity", "random_*", "untrained_bound")
+        for name in (
+            *("control_*", "shuffled_*", "selectivity", "random_*", "untrained_bound"),
+            *("norm_matched_low", "norm_matched_high"),
+        )
     },
     "result.rows.*.untrained_sd": Tolerance(absolute=0.001),
     "result.answer_accuracy": Tolerance(absolute=0.003),
@@ -73,6 +76,12 @@ class ProbeAnalysis(ProbeSpec, Analysis):
     kind = "probe"
     summary = "variables probed at every site, beside their controls, erased, and swapped"
     tolerances: ClassVar = TOLERANCES
+    added: ClassVar[tuple[str, ...]] = tuple(
+        f"result.rows.*.{control}_{end}"
+        for control in ("control", "shuffled", "random_subspace", "norm_matched")
+        for end in ("low", "high")
+    )
+    """Paths that records made before controls had intervals do not have."""
 
     variables: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)]
     hooks: Annotated[tuple[Label, ...], Field(max_length=1000)] | None = None

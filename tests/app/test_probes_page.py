@@ -1,63 +1,23 @@
-"""The Probes page: its maps against the record, its form, and sweeps from start to query."""
+"""The Probes page: its maps against the record, its form, and lines across training."""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from streamlit.testing.v1 import AppTest
 
-from apps.orders import sweep as module
-from apps.orders.sweep import RESULTS, SweepOrder, new_id, order_of, sweep_folder, sweep_ids
 from apps.web import jobs
 from apps.web.choice import network_of
-from apps.web.probes.ask import rough
-from apps.web.probes.lines import VALUES, accuracy_bars, limit_of, lines_at, map_of, records_of
-from apps.web.probes.results import (
-    found_in,
-    networks_map,
-    short_names,
-    strength_bars,
-    table_of_rows,
-)
+from apps.web.probes.line_in_full import accuracy_bars
+from apps.web.probes.lines import VALUES, limit_of, lines_at, map_of, records_of
 from apps.web.probes.training import measure_lines, strip_of
-from probes.counting import Amount, amount_of
-from probes.estimate import estimate
-from probes.sweep import Sweep, SweepResults
 from probes.training_times import AcrossTraining, Checkpoint, Level, Measure
-from tests.app.app_folder import FRESH, FULL, opened
-from tests.app.test_jobs import plant
-from workbench.errors import AppError, ConfigError
-from workbench.progress import finish
+from tests.app.app_folder import FRESH, FULL, opened, unfolded
+from tests.app.probes_helpers import POST, address, noted_starts, words
 from workbench.run import open_run
-
-POST = "blocks.0.hook_resid_post"
-TINY: dict[str, Any] = {
-    "variables": ["answer"],
-    "hooks": ["blocks.0.hook_resid_mid", POST],
-    "positions": [2],
-    "seeds": [0],
-    "n_permutations": 39,
-    "n_untrained": 2,
-    "n_random_erasures": 2,
-}
-ID = "answer-0123abcd"
-ORDER = SweepOrder(sweep=ID, runs=(FULL,), question=TINY)
-
-
-def words(page: AppTest) -> str:
-    shown = (*page.info, *page.markdown, *page.caption, *page.warning, *page.error)
-    return " ".join(one.value for one in shown)
-
-
-def address(page: AppTest, key: str) -> str:
-    """Streamlit gives what it was told: a text, or a list of one."""
-    told = page.query_params[key]
-    return told if isinstance(told, str) else "".join(told)
-
 
 # ---------------------------------------------------------------------- maps
 
@@ -98,13 +58,22 @@ def test_a_map_shows_the_numbers_of_the_record(
     assert made.chart.values[:, 0].tolist() == pytest.approx(numbers, nan_ok=True)
     assert any(measured)
     details = dict(made.chart.details)
-    assert details["control task"] == tuple(f"{row['control_accuracy']:.3f}" for row in rows)
+    assert details["control task [95 %]"] == tuple(
+        f"{row['control_accuracy']:.3f} [{row['control_low']:.3f}, {row['control_high']:.3f}]"
+        for row in rows
+    )
     assert details["n"] == tuple(f"{row['n']:,}" for row in rows)
-    if title == "Accuracy":
+    ends = {
+        "Accuracy": [row["interval"] for row in rows],
+        "Control task": [[row["control_low"], row["control_high"]] for row in rows],
+    }
+    if title in ends:
         assert made.chart.low is not None and made.chart.high is not None
-        ends = [[float(made.chart.low[i]), float(made.chart.high[i])] for i in range(len(rows))]
-        assert ends == [row["interval"] for row in rows]
+        both = torch.cat([made.chart.low, made.chart.high], 1)
+        assert both.tolist() == ends[title]
         assert made.chart.limit is None and made.chart.scale == "share"
+    else:
+        assert made.chart.low is None
     assert [line and line.place for line in made.lines] == [row["site"] for row in rows]
 
 
@@ -131,21 +100,50 @@ def test_bars_stand_beside_every_control(app_folder: Path) -> None:
     named = dict(zip(chart.names, chart.series[0].y, strict=True))
     assert named["probe"] == line.accuracy
     assert named["control task"] == line.control_accuracy
-    assert named["shuffled labels"] == line.shuffled_accuracy
+    assert named["shuffled"] == line.shuffled_accuracy
     assert named["untrained (5)"] == line.untrained_accuracy
+    assert named["its bound"] == line.untrained_bound
+    own = chart.series[0]
+    assert own.low is not None and own.high is not None
+    ends = dict(zip(chart.names, zip(own.low, own.high, strict=True), strict=True))
+    assert ends["probe"] == (line.low, line.high)
+    assert ends["control task"] == (line.control_low, line.control_high)
+    assert ends["shuffled"] == (line.shuffled_low, line.shuffled_high)
+    assert ends["untrained (5)"] == line.untrained_interval
+    for name in ("control task", "shuffled", "subspace", "noise", "untrained (5)"):
+        low, high = ends[name]
+        assert low is not None and high is not None and low <= (named[name] or 0) <= high, name
+
+
+def test_a_record_from_before_there_were_intervals_is_shown_without(app_folder: Path) -> None:
+    """As it lies on disk: no key of an interval of a control."""
+    (path,) = (app_folder / "runs" / FULL / "records").glob("probe-*.json")
+    record = json.loads(path.read_text())
+    for row in record["result"]["rows"]:
+        for name in ("control", "shuffled", "random_subspace", "norm_matched"):
+            del row[f"{name}_low"], row[f"{name}_high"]
+    path.write_text(json.dumps(record))
+    page = unfolded(opened("probes", app_folder, run=FULL), "probes_cell_answer")
+    assert not page.exception and not page.error
+    (frame,) = (one.value for one in page.dataframe if "q" in one.value.columns)
+    rows: Any = record["result"]["rows"]
+    told = frame["control task [95 %]"].tolist()
+    assert told == [f"{row['control_accuracy']:.3f}" for row in rows]
+    assert all("[" in text for text in frame["untrained [95 %]"])  # of what was recorded then
+    map_ = unfolded(page.selectbox(key="probes_value").set_value("Control task").run())
+    assert not map_.exception and not map_.error
 
 
 # ---------------------------------------------------------------------- the page
 
 
 def test_the_map_of_a_probed_network_stands_beside_its_controls(app_folder: Path) -> None:
-    page = opened("probes", app_folder, run=FULL)
+    page = unfolded(opened("probes", app_folder, run=FULL), "probes_cell_answer")
     assert page.multiselect(key="probes_variables").value == ["answer"]
     assert "control task" in words(page) and "bound of untrained networks" in words(page)
     columns = [name for frame in page.dataframe for name in frame.value.columns]
-    assert {"accuracy [95 %]", "control task", "shuffled labels", "untrained, bound", "q"} <= set(
-        columns
-    )
+    assert {"accuracy [95 %]", "control task [95 %]", "shuffled labels [95 %]"} <= set(columns)
+    assert {"untrained [95 %]", "untrained, bound", "q"} <= set(columns)
 
 
 def test_a_cell_in_the_address_is_shown_in_full(app_folder: Path) -> None:
@@ -159,14 +157,7 @@ def test_a_cell_in_the_address_is_shown_in_full(app_folder: Path) -> None:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[jobs.Order]:
     """Orders that were started; none is worked off."""
-    found: list[jobs.Order] = []
-
-    def start(order: jobs.Order, *, owner: str) -> str:
-        found.append(order)
-        return "00000000000000aa"
-
-    monkeypatch.setattr(jobs, "start", start)
-    return found
+    return noted_starts(monkeypatch)
 
 
 def test_the_form_starts_a_job_whose_id_is_in_the_address(
@@ -282,194 +273,3 @@ def test_the_strip_says_which_checkpoints_were_probed(app_folder: Path) -> None:
     assert all(map(math.isnan, before)) and len(before) == len(network.run.steps) - 1
     assert last == max(row["accuracy"] for row in rows)
     assert strip_of(network.run.steps, []) is None
-
-
-# ---------------------------------------------------------------------- how much
-
-
-def test_an_amount_is_what_the_estimate_counts(app_folder: Path) -> None:
-    sweep = ORDER.sweep_in(app_folder / "runs")
-    counted = estimate(sweep)
-    run = open_run(app_folder / "runs" / FULL)
-    amount = amount_of(sweep.spec, run.config.model, n_pos=run.task.n_ctx)
-    assert amount == Amount(counted.sites, counted.probes, counted.forward_passes)
-    assert amount.sites == 2  # two hooks at one position
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(3.0, "a few seconds"), (22.0, "20 seconds"), (90.0, "2 minutes"), (7200.0, "2.0 hours")],
-)
-def test_a_rough_time(seconds: float, said: str) -> None:
-    assert rough(seconds) == said
-
-
-# ---------------------------------------------------------------------- sweeps
-
-
-@pytest.fixture
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # protects from power cuts only
-
-
-@pytest.fixture
-def swept(app_folder: Path, no_fsync: None) -> Path:
-    """The runs folder, with a sweep that is done."""
-    assert finish(ORDER.work(app_folder / "runs")) == {"sweep": ID, "shards": 2}
-    return app_folder / "runs"
-
-
-def test_a_sweep_that_is_stopped_goes_on_where_it_was(app_folder: Path, no_fsync: None) -> None:
-    runs = app_folder / "runs"
-    steps = ORDER.work(runs)
-    assert next(steps).doing == "looking at every run"
-    assert next(steps)[:2] == (1, 2)
-    steps.close()
-    results = SweepResults(sweep_folder(runs, ID) / RESULTS)
-    (finished,) = results.keys()
-    before = (results.directory / "shards" / f"{finished}.parquet").stat().st_mtime_ns
-    assert order_of(runs, ID) == ORDER
-    told = [progress[:2] for progress in order_of(runs, ID).work(runs)]
-    assert told == [(0, 0), (2, 2)]
-    after = (results.directory / "shards" / f"{finished}.parquet").stat().st_mtime_ns
-    assert len(results.keys()) == 2 and after == before
-
-
-def test_the_question_is_the_same_on_the_command_line(
-    swept: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = sweep_folder(swept, ID)
-    monkeypatch.chdir(swept.parent)
-    plan = Sweep.from_yaml(folder / "sweep.yaml").plan()
-    assert plan.fingerprint == SweepResults(folder / RESULTS).plan().fingerprint
-
-
-@pytest.mark.parametrize("name", ["..", "../runs/full", "*", "full/../full", "gone", ""])
-def test_what_is_no_run_is_not_swept(name: str, app_folder: Path) -> None:
-    order = SweepOrder(sweep=ID, runs=(name,), question=TINY)
-    with pytest.raises(AppError, match=r"no run .* choose runs from the list"):
-        order.prepare(app_folder / "runs")
-    assert sweep_ids(app_folder / "runs") == []
-
-
-@pytest.mark.parametrize("name", ["..", "../x-0123abcd", "x", "x-0123ABCD", "x-0123abcd/.."])
-def test_what_is_no_id_is_no_folder(name: str, tmp_path: Path) -> None:
-    with pytest.raises(AppError, match="no sweep"):
-        sweep_folder(tmp_path, name)
-
-
-def test_a_wrong_question_makes_no_folder(app_folder: Path) -> None:
-    order = SweepOrder(sweep=ID, runs=(FULL,), question={"variables": ["answer"], "probs": 1})
-    with pytest.raises(ConfigError, match="probs"):
-        order.prepare(app_folder / "runs")
-    assert not (app_folder / "runs" / module.SWEEPS).exists()
-
-
-def test_ids_say_what_they_are_about() -> None:
-    first, second = new_id(["Carry_2", "answer"]), new_id([])
-    assert first.startswith("carry-2-answer-") and second.startswith("sweep-")
-    for made in (first, second, new_id(["x" * 100])):
-        sweep_folder(Path("runs"), made)
-    assert new_id(["a"]) != new_id(["a"])
-
-
-def test_what_a_sweep_found_is_what_its_rows_say(swept: Path) -> None:
-    found = found_in(sweep_folder(swept, ID) / RESULTS)
-    rows = table_of_rows(found).to_pylist()
-    ((which, lines),) = found.networks.items()
-    assert which == (FULL, open_run(swept / FULL).steps[-1])
-    pooled = {row["hook"]: row["value"] for row in rows if row["p"] is not None}
-    assert {line.hook: line.accuracy for line in lines} == pooled
-    chart = networks_map(found, "Accuracy", probe="ridge", split="grouped")
-    best = max(lines, key=lambda line: (line.selective is True, line.accuracy))
-    assert torch.equal(chart.values, torch.tensor([[best.accuracy]], dtype=torch.float64))
-    bars = strength_bars(table_of_rows(found), which, lines[-1])
-    assert bars is not None and bars.names == ("0.01", "1", "100")
-    alone = {
-        row["strength"]: row["value"]
-        for row in rows
-        if row["hook"] == POST and row["split"] == "grouped/0" and row["strength"] is not None
-    }
-    assert bars.series[0].y == tuple(alone[one] for one in (0.01, 1.0, 100.0))
-
-
-def test_a_sweep_is_shown_and_asked(swept: Path, app_folder: Path) -> None:
-    page = opened("probes", app_folder, run=FULL, probes_section="Sweeps")
-    assert not page.exception and [one.value for one in page.error] == []
-    assert address(page, "probes_sweep") == ID
-    assert "decodable" in words(page)
-    page.button(key="probes_example_Best site").click().run()
-    answer = page.dataframe[-1].value
-    assert answer["site"].tolist() == [f"{POST}@2"] and answer["run"].tolist() == [FULL]
-    told = {name: page.query_params[name] for name in ("probes_answered", "probes_sweep")}
-    sql = page.text_area(key="probes_sql").value
-    again = opened("probes", app_folder, probes_section="Sweeps", probes_sql=sql, **flat(told))
-    assert again.dataframe[-1].value["site"].tolist() == [f"{POST}@2"]  # a link, or a refresh
-    page.text_area(key="probes_sql").set_value("SELECT * FROM read_text('/etc/passwd')").run()
-    page.button(key="probes_query").click().run()
-    assert not page.exception
-    (error,) = page.error
-    assert "disabled by configuration" in error.value.replace("\\", "")
-
-
-def flat(address: Mapping[str, Any]) -> dict[str, str]:
-    """Streamlit's test has two forms of what stands in an address."""
-    return {name: one if isinstance(one, str) else one[0] for name, one in address.items()}
-
-
-@pytest.mark.parametrize(
-    ("networks", "said"),
-    [
-        ([("add-p23-abc-seed0", 5)], ("add-p23-abc-seed0, step 5",)),
-        (
-            [("add-p23-abc-seed0", 5), ("add-p23-abc-seed1", 9)],
-            ("…seed0, step 5", "…seed1, step 9"),
-        ),
-        ([("full", 1), ("full", 2000)], ("full, step 1", "full, step 2,000")),
-        ([("a-b", 1), ("a-b-c", 1)], ("a-b, step 1", "…c, step 1")),
-        ([("one", 1), ("two-x", 1)], ("one, step 1", "two-x, step 1")),
-    ],
-)
-def test_networks_are_told_apart(networks: list[tuple[str, int]], said: tuple[str, ...]) -> None:
-    assert short_names(networks) == said
-
-
-def test_a_sweep_that_goes_on_has_no_panel_of_its_end(
-    swept: Path, app_folder: Path, started: list[jobs.Order], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended, other = "1" * 16, "2" * 16
-    for one, sweep in ((ended, ID), (other, "other-00000000")):
-        folder = plant(swept, one, state="cancelled")
-        job = json.loads((folder / "job.json").read_text())
-        told = {"kind": "sweep", "parameters": {"sweep": sweep, "runs": [FULL]}}
-        (folder / "job.json").write_text(json.dumps(job | told))
-    shard = next((sweep_folder(swept, ID) / RESULTS).rglob("*.parquet"), None)
-    assert shard is not None
-    shard.unlink()
-    page = opened(
-        "probes", app_folder, probes_section="Sweeps", probes_sweep_job=f"{ended},{other}"
-    )
-    page.button(key="probes_sweep_resume").click().run()
-    assert address(page, "probes_sweep_job") == f"{'0' * 14}aa,{other}"
-
-
-def test_a_sweep_is_started_by_the_form(app_folder: Path, started: list[jobs.Order]) -> None:
-    page = opened("probes", app_folder, run=FULL, probes_section="Sweeps")
-    assert "No sweep yet" in words(page)
-    page.button(key="probes_sweep_start").click().run()
-    assert not page.exception and [one.value for one in page.error] == []
-    (order,) = started
-    assert isinstance(order, SweepOrder) and order.runs == (FULL,)
-    assert sweep_ids(app_folder / "runs") == [order.sweep]
-    assert address(page, "probes_sweep") == order.sweep
-    assert address(page, "probes_sweep_job") == "00000000000000aa"
-    assert "stopped before its first number" in words(page)  # this job is never worked off
-
-
-def test_a_sweep_that_there_is_not_is_one_line(swept: Path, app_folder: Path) -> None:
-    page = opened("probes", app_folder, run=FULL, probes_section="Sweeps", probes_sweep="../../etc")
-    assert not page.exception
-    assert "No sweep" in words(page)
-    assert address(page, "probes_sweep") == ID

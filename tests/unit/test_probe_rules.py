@@ -153,6 +153,8 @@ def test_what_was_not_measured_is_none() -> None:
         *("untrained_sd", "n_untrained", "untrained_bound"),
         *("control_erased_accuracy", "control_erased_lowest"),
         *("interchange_accuracy", "interchange_control", "selective", "used"),
+        *("control_low", "control_high", "shuffled_low", "shuffled_high"),
+        *("random_subspace_low", "random_subspace_high", "norm_matched_low", "norm_matched_high"),
     }
     assert summarise([]) == []
 

@@ -8,9 +8,10 @@ reason) must be written in the same form, and is held to the tolerance of its pa
 digit that the replay writes. Of an array the largest difference counts.
 """
 
+import fnmatch
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,18 @@ class Comparison:
     """The largest difference within tolerance as a share of what was allowed; 0 where equal."""
 
 
-def compare(recorded: Recorded, replayed: Recorded, own: Mapping[str, Tolerance]) -> Comparison:
-    """A replay beside the record; of its tolerances and the analysis' `own` the tighter counts."""
+def compare(
+    recorded: Recorded,
+    replayed: Recorded,
+    own: Mapping[str, Tolerance],
+    *,
+    added: Sequence[str] = (),
+) -> Comparison:
+    """A replay beside the record; of its tolerances and the analysis' `own` the tighter counts.
+
+    Args:
+        added: patterns of paths that an older record does not have.
+    """
     stated_at, own_at = tolerance_finder(recorded.record.tolerances), tolerance_finder(own)
 
     def tolerance(path: str) -> Tolerance:
@@ -67,7 +78,11 @@ def compare(recorded: Recorded, replayed: Recorded, own: Mapping[str, Tolerance]
         return Tolerance(absolute=min(a.absolute, b.absolute), relative=min(a.relative, b.relative))
 
     trees = _tree(recorded), _tree(replayed)
-    found = [_compare(path, a, b, tolerance) for path, a, b in _leaves("", *trees)]
+    found = [
+        _compare(path, a, b, tolerance)
+        for path, a, b in _leaves("", *trees)
+        if a is not ABSENT or not any(fnmatch.fnmatchcase(path, one) for one in added)
+    ]
     beyond = [(apart, difference) for apart, difference in found if difference is not None]
     beyond.sort(key=lambda pair: -pair[0])
     return Comparison(

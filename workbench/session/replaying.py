@@ -101,8 +101,8 @@ def _replay(
             return Replayed(
                 record=record, state="cannot run", why=why, comparison=None, seconds=seconds
             )
-    own = analysis_from(record.kind, record.parameters).tolerances
-    comparison = compare(Recorded(record, arrays), again, own)
+    asked = analysis_from(record.kind, record.parameters)
+    comparison = compare(Recorded(record, arrays), again, asked.tolerances, added=asked.added)
     drift = comparison.differences
     more = f"; and {len(drift) - 1} more" if len(drift) > 1 else ""
     return Replayed(

@@ -1,6 +1,7 @@
-"""What probing says of a network, as charts: maps of sites and positions, and one line in full.
+"""What probing says of a network, as maps of sites and positions, and as text.
 
-All of it comes from `probes.summary.Line`s, those of a record or of a sweep; nothing is computed.
+`apps.web.probes.line_in_full` shows one line. All of it comes from `probes.summary.Line`s, those of
+a record or of a sweep; nothing is computed.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from apps.web.cache import remembered
-from apps.web.charts.chart import BarChart, HeatMap, Scale, Series
+from apps.web.charts.chart import HeatMap, Scale
 from apps.web.choice import Network
 from workbench.record import Record
 from workbench.records import RECORDS, read_records
@@ -33,8 +34,12 @@ class Shown:
     measure: str
     scale: Scale
     read: Callable[["Line"], float | None]
-    interval: bool = False
-    """Whether the line's interval is of this number."""
+    interval: Callable[["Line"], "Ends"] | None = None
+    """Of this number, where there is one."""
+
+
+Ends = tuple[float | None, float | None]
+"""Of a 95 % interval; None where there is none, as in older records."""
 
 
 def _fall(line: "Line") -> float | None:
@@ -57,13 +62,14 @@ VALUES = {
             measure="accuracy on inputs the probe was not fitted on",
             scale="share",
             read=lambda line: line.accuracy,
-            interval=True,
+            interval=lambda line: (line.low, line.high),
         ),
         Shown(
             title="Control task",
             measure="accuracy on the control task",
             scale="share",
             read=lambda line: line.control_accuracy,
+            interval=lambda line: (line.control_low, line.control_high),
         ),
         Shown(
             title="Selectivity",
@@ -164,11 +170,10 @@ def map_of(
     cells = tuple(at.get((row, position)) for row in rows for position in positions)
     shape = (len(rows), len(positions))
     ends: dict[str, Any] = {}
-    if shown.interval:
-        ends = {
-            "low": _grid(cells, lambda line: line.low, shape),
-            "high": _grid(cells, lambda line: line.high, shape),
-        }
+    if (interval := shown.interval) is not None:
+        low = _grid(cells, lambda line: interval(line)[0], shape)
+        if not bool(low.isnan().all()):
+            ends = {"low": low, "high": _grid(cells, lambda line: interval(line)[1], shape)}
     first = lines[0]
     chart = HeatMap(
         name=f"probe-{_plain(first.variable)}-{_plain(shown.title)}",
@@ -216,6 +221,14 @@ def share(value: float | None) -> str:
     return DASH if value is None else f"{value:.3f}"
 
 
+def share_in(value: float | None, ends: Ends) -> str:
+    """A share as text, with its interval where there is one: `0.100 [0.050, 0.150]`."""
+    low, high = ends
+    return (
+        share(value) if low is None or high is None else f"{share(value)} [{low:.3f}, {high:.3f}]"
+    )
+
+
 def verdict(line: "Line") -> str:
     """What the rule says of a line: `decodable, selective, not used`."""
     said = [
@@ -229,11 +242,32 @@ def verdict(line: "Line") -> str:
     return ", ".join(said)
 
 
+def accuracy_text(line: "Line") -> str:
+    """A probe's accuracy with its interval."""
+    return share_in(line.accuracy, (line.low, line.high))
+
+
+def control_text(line: "Line") -> str:
+    """The same on the control task."""
+    return share_in(line.control_accuracy, (line.control_low, line.control_high))
+
+
+def shuffled_text(line: "Line") -> str:
+    """The same on shuffled labels."""
+    return share_in(line.shuffled_accuracy, (line.shuffled_low, line.shuffled_high))
+
+
+def untrained_text(line: "Line") -> str:
+    """The same in untrained networks; the interval is over those."""
+    return share_in(line.untrained_accuracy, line.untrained_interval or (None, None))
+
+
 COLUMNS: tuple[tuple[str, Callable[["Line"], str]], ...] = (
-    ("accuracy [95 %]", lambda line: f"{line.accuracy:.3f} [{line.low:.3f}, {line.high:.3f}]"),
+    ("accuracy [95 %]", accuracy_text),
     ("n", lambda line: f"{line.n:,}"),
-    ("control task", lambda line: share(line.control_accuracy)),
-    ("shuffled labels", lambda line: share(line.shuffled_accuracy)),
+    ("control task [95 %]", control_text),
+    ("shuffled labels [95 %]", shuffled_text),
+    ("untrained [95 %]", untrained_text),
     ("untrained, bound", lambda line: share(line.untrained_bound)),
     ("q", lambda line: share(line.q)),
     ("right when erased", lambda line: share(line.erased_accuracy)),
@@ -241,95 +275,3 @@ COLUMNS: tuple[tuple[str, Callable[["Line"], str]], ...] = (
     ("rule", verdict),
 )
 """Further columns of a map's table, the same whatever the map shows."""
-
-
-def accuracy_bars(line: "Line") -> BarChart:
-    """How well one probe reads its variable, beside its controls."""
-    untrained = f"untrained ({line.n_untrained or 0})"
-    bars: list[tuple[str, float | None, float | None, float | None]] = [
-        ("probe", line.accuracy, line.low, line.high),
-        ("control task", line.control_accuracy, None, None),
-        ("shuffled labels", line.shuffled_accuracy, None, None),
-        ("commonest class", line.majority_accuracy, None, None),
-        ("random subspace", line.random_subspace_accuracy, None, None),
-        ("noise", line.norm_matched_accuracy, None, None),
-        (untrained, line.untrained_accuracy, line.untrained_accuracy, line.untrained_bound),
-    ]
-    return _bars(
-        bars,
-        name="probe-controls",
-        alt=f"accuracy of the {line.probe} probe of {line.variable} beside its controls",
-        x_axis="measured on",
-        y_axis="accuracy",
-    )
-
-
-def erasure_bars(line: "Line") -> BarChart | None:
-    """What erasing the variable costs, beside what erasing other things costs; None unmeasured."""
-    if line.erased_accuracy is None:
-        return None
-    bars = [
-        ("nothing", line.answer_accuracy, None, None),
-        ("the variable", line.erased_accuracy, line.erased_low, line.erased_high),
-        ("random, mean", line.random_erased_accuracy, None, None),
-        ("random, worst", line.random_erased_lowest, None, None),
-        ("functions, mean", line.control_erased_accuracy, None, None),
-        ("functions, worst", line.control_erased_lowest, None, None),
-    ]
-    return _bars(
-        bars,
-        name="erasure-controls",
-        alt=f"right answers with {line.variable} erased, beside erasing as many other directions",
-        x_axis="erased",
-        y_axis="right answers",
-    )
-
-
-def _bars(
-    bars: Sequence[tuple[str, float | None, float | None, float | None]],
-    *,
-    name: str,
-    alt: str,
-    x_axis: str,
-    y_axis: str,
-) -> BarChart:
-    """Only what was measured."""
-    kept = [bar for bar in bars if bar[1] is not None]
-    series = Series(
-        name=y_axis,
-        y=tuple(bar[1] for bar in kept),
-        low=tuple(bar[2] for bar in kept),
-        high=tuple(bar[3] for bar in kept),
-    )
-    return BarChart(
-        name=name,
-        alt=alt,
-        names=tuple(bar[0] for bar in kept),
-        series=(series,),
-        x_axis=x_axis,
-        y_axis=y_axis,
-        y_range=(0.0, max([1.0, *(bar[3] for bar in kept if bar[3] is not None)])),
-    )
-
-
-def facts(line: "Line") -> list[dict[str, str]]:
-    """Everything else that a line says, as rows of a table."""
-    asked = DASH if line.n_asked is None else f"{line.n_asked:,}"
-    swap = DASH
-    if line.interchange_accuracy is not None:
-        swap = f"{share(line.interchange_accuracy)} (controls: {share(line.interchange_control)})"
-    told = {
-        "probe, split": f"{line.probe}, {line.split}",
-        "inputs probed": f"{line.n:,}",
-        "accuracy [95 %]": f"{line.accuracy:.4f} [{line.low:.4f}, {line.high:.4f}]",
-        "selectivity": share(line.selectivity),
-        "p, q": f"{share(line.p)}, {share(line.q)}",
-        "untrained: mean, sd, bound": ", ".join(
-            map(share, (line.untrained_accuracy, line.untrained_sd, line.untrained_bound))
-        ),
-        "directions erased": DASH if line.rank is None else str(line.rank),
-        "inputs asked when erased": asked,
-        "swaps that change the answer": swap,
-        "by the rule": verdict(line),
-    }
-    return [{"what": what, "value": value} for what, value in told.items()]

@@ -8,17 +8,18 @@ import streamlit as st
 from apps.web.charts.show import show, table
 from apps.web.choice import Network
 from apps.web.probes.ask import draw_question
+from apps.web.probes.line_in_full import accuracy_bars, erasure_bars, facts
 from apps.web.probes.lines import (
     VALUES,
-    accuracy_bars,
-    erasure_bars,
-    facts,
+    accuracy_text,
+    control_text,
     kinds_of,
     limit_of,
     lines_at,
     map_of,
     records_of,
     share,
+    shuffled_text,
     verdict,
 )
 from apps.web.shell import escaped
@@ -123,9 +124,11 @@ def draw_line(line: "Line", *, key: str) -> None:
         )
         show(accuracy_bars(line), key=f"{key}_accuracy", height=250)
         st.caption(
-            "Noise has the lengths of the activations. A random subspace, of as many directions as "
-            "there are classes, reads well where a variable is spread over the whole site; the "
-            "rule asks nothing of it."
+            "Whiskers are 95 % intervals: over inputs, and of the untrained over networks, whose "
+            "bound is what one more might reach. Commonest: always that class. Noise has the "
+            "lengths of the activations. A random subspace, of as many directions as there are "
+            "classes, reads well where a variable is spread over the whole site; the rule asks "
+            "nothing of it."
         )
         erased = erasure_bars(line)
         if erased is None:
@@ -143,16 +146,16 @@ def _best(lines: Sequence["Line"]) -> str:
     """Where one variable is read best, beside its controls."""
     best = max(lines, key=lambda line: (line.selective is True, line.accuracy))
     controls = ", ".join(
-        f"{name} {share(value)}"
+        f"{name} {value}"
         for name, value in (
-            ("control task", best.control_accuracy),
-            ("shuffled labels", best.shuffled_accuracy),
-            ("bound of untrained networks", best.untrained_bound),
+            ("control task", control_text(best)),
+            ("shuffled labels", shuffled_text(best)),
+            ("bound of untrained networks", share(best.untrained_bound)),
         )
     )
     return (
-        f"Read best at {escaped(best.place)}, position {best.position}: {best.accuracy:.3f} "
-        f"[{best.low:.3f}, {best.high:.3f}] of {best.n:,} inputs ({controls}); {verdict(best)}."
+        f"Read best at {escaped(best.place)}, position {best.position}: {accuracy_text(best)} of "
+        f"{best.n:,} inputs ({controls}); {verdict(best)}."
     )
 
 

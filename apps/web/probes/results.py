@@ -10,7 +10,7 @@ import torch
 
 from apps.web.cache import remembered
 from apps.web.charts.chart import BarChart, HeatMap, Series
-from apps.web.probes.lines import DASH, VALUES, share, verdict
+from apps.web.probes.lines import DASH, VALUES, accuracy_text, control_text, share, verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,9 +89,9 @@ def networks_map(found: Found, value: str, *, probe: str, split: str) -> HeatMap
     values = torch.tensor(numbers, dtype=torch.float64).reshape(len(of_kind), len(variables))
     columns: tuple[tuple[str, Any], ...] = (
         ("best site", lambda line: f"{line.place}, position {line.position}"),
-        ("accuracy [95 %]", lambda line: f"{line.accuracy:.3f} [{line.low:.3f}, {line.high:.3f}]"),
+        ("accuracy [95 %]", accuracy_text),
         ("n", lambda line: f"{line.n:,}"),
-        ("control task", lambda line: share(line.control_accuracy)),
+        ("control task [95 %]", control_text),
         ("q", lambda line: share(line.q)),
         ("rule", verdict),
     )

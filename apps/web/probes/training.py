@@ -13,7 +13,7 @@ from apps.web.charts.chart import HeatMap, LineChart, Series
 from apps.web.charts.show import show
 from apps.web.choice import Network
 from apps.web.probes.ask import usual_variable, variables_of
-from apps.web.probes.lines import lines_at, records_of
+from apps.web.probes.lines import control_text, lines_at, records_of
 from apps.web.tab import tab
 from apps.web.words import help_of
 
@@ -227,13 +227,8 @@ def strip_of(steps: Sequence[int], records: Sequence["Record"]) -> HeatMap | Non
         details=(
             ("site", tuple("–" if one is None else str(one.place) for one in cells)),
             (
-                "control task there",
-                tuple(
-                    "–"
-                    if one is None or one.control_accuracy is None
-                    else f"{one.control_accuracy:.3f}"
-                    for one in cells
-                ),
+                "control task there [95 %]",
+                tuple("–" if one is None else control_text(one) for one in cells),
             ),
         ),
     )
