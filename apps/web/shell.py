@@ -12,6 +12,7 @@ from streamlit.errors import StreamlitAPIException
 from streamlit.navigation.page import Page
 
 from apps.web.choice import find_run, run_names
+from apps.web.collection import keep_modules
 from apps.web.view import ordered, views
 from workbench.errors import WorkbenchError
 from workbench.strict import one_line
@@ -33,7 +34,8 @@ is saved takes along. The findings themselves, where it is saved, do not count."
 ONE_OF = frozenset(
     """
     network_attention network_drawn network_lens network_section network_shown parts_fill parts_map
-    parts_operand parts_plane probes_section probes_sweep_steps trace_of trace_section trace_start
+    parts_operand parts_plane probes_section probes_sweep_steps trace_cut trace_of trace_section
+    trace_start
     """.split()
 )
 """Keys of the controls in which one option is always chosen."""
@@ -75,6 +77,7 @@ def link_to(
 
 def draw_page(name: str) -> None:
     """Draw one page, below the menu."""
+    keep_modules()
     _mend_address()
     view = views.get(name)
     st.title(view.title)

@@ -66,6 +66,13 @@ def opened(page: str, folder: Path, **address: str) -> AppTest:
     return test.run()
 
 
+def unfolded(page: AppTest, *keys: str) -> AppTest:
+    """The page with the tables of these charts unfolded."""
+    for key in keys:
+        page.session_state[f"{key}_folder"] = True
+    return page.run()
+
+
 def _script(page: str) -> None:  # run from its source, so it imports for itself
     from apps.web.shell import draw_page
 

@@ -45,7 +45,7 @@ def heat_map(chart: HeatMap, look: Look) -> Option:
     return {
         "animation": False,
         "tooltip": {"confine": True, "formatter": _tooltip(chart)},
-        "grid": {**_grid(chart, 22 if words else 0), **_behind(look)},
+        "grid": {**_grid(chart, 22 if words else 0), **_behind(span, look)},
         "xAxis": _axis(chart.columns, chart.column_axis),
         "yAxis": {**_axis(chart.rows, chart.row_axis), "inverse": True},
         "visualMap": visual_map(chart, span, look.theme, colours),
@@ -127,22 +127,32 @@ def _legend(span: Span, chart: HeatMap, theme: Theme) -> list[tuple[str, str]]:
     return words
 
 
-def _data(chart: HeatMap, span: Span) -> list[list[Any]]:
-    """Column, row, value and place, then what else the tooltip says, for every cell."""
+def _data(chart: HeatMap, span: Span) -> list[tuple[Any, ...]]:
+    """Column, row, value and place, then what else the tooltip says, for every cell.
+
+    Tuples, as Python's garbage collection need not look at them again and again.
+    """
     down, across = len(chart.rows), len(chart.columns)
     columns: list[Sequence[Any]] = [
         list(range(across)) * down,
         [row for row in range(down) for _ in range(across)],
         [_number(value, span) for value in flat(chart.values)],
         [str(i) for i in range(down * across)],
-        [row for row in chart.rows for _ in range(across)],
-        list(chart.columns) * down,
     ]
+    if not _numbered(chart.rows):
+        columns.append([row for row in chart.rows for _ in range(across)])
+    if not _numbered(chart.columns):
+        columns.append(list(chart.columns) * down)
     for end in (chart.low, chart.high):
         if end is not None:
             columns.append([rounded(value) for value in flat(end)])
     columns += [texts for _, texts in chart.details]
-    return [list(cell) for cell in zip(*columns, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether every row, or column, is named by its index: nothing else needs to be sent then."""
+    return all(name == str(i) for i, name in enumerate(names))
 
 
 def _number(value: Any, span: Span) -> float | None:
@@ -156,8 +166,15 @@ def _number(value: Any, span: Span) -> float | None:
 
 
 def _tooltip(chart: HeatMap) -> str:
-    parts = [(chart.row_axis, "{@[4]}"), (chart.column_axis, "{@[5]}"), (chart.measure, "{@[2]}")]
-    place = 6
+    place, parts = 4, []
+    for axis, names, index in (
+        (chart.row_axis, chart.rows, 1),
+        (chart.column_axis, chart.columns, 0),
+    ):
+        own = not _numbered(names)
+        parts.append((axis, f"{{@[{place if own else index}]}}"))
+        place += own
+    parts.append((chart.measure, "{@[2]}"))
     for name, end in (("low", chart.low), ("high", chart.high)):
         if end is not None:
             parts.append((f"{name} end of 95 % interval", f"{{@[{place}]}}"))
@@ -190,7 +207,10 @@ def _grid(chart: HeatMap, below: int) -> Option:
     return {**place, "outerBoundsMode": "none", "left": 7 * longest + 34, "bottom": below + 48}
 
 
-def _behind(look: Look) -> Option:
+def _behind(span: Span, look: Look) -> Option:
+    """Hatching, where cells have no value."""
+    if not span.missing:
+        return {}
     image = HATCHING.format(colour=look.theme.nothing[1:])
     pattern = {"image": image, "repeat": "repeat", "imageWidth": 8, "imageHeight": 8}
     return {"show": True, "backgroundColor": pattern, "borderWidth": 0}

@@ -21,8 +21,6 @@ from apps.web.charts.echarts_parts import ALWAYS, Option
 from apps.web.charts.pictures import csv_of, picture_of
 from apps.web.charts.rows import count_of, identities, table_of
 
-MOST_UNASKED = 2000
-"""Rows of a table up to which it is sent to the browser before it is unfolded."""
 LONGEST_INDEX = 9
 """Digits of an index in the address."""
 CHOOSING = "Choose a row with its box, or with the keyboard: arrow keys, then Shift and Space."
@@ -192,17 +190,15 @@ def _picture_clicked(chart: Chart, key: str, widget: str) -> None:
 def _folded_table(
     chart: Chart, key: str, chosen: int | None, *, select: bool, unfolded: bool
 ) -> None:
-    rows = count_of(chart)
-    late = rows > MOST_UNASKED and not unfolded
     folder = st.expander(
-        f"Table ({rows:,} rows)",
+        f"Table ({count_of(chart):,} rows)",
         expanded=unfolded,
         key=f"{key}_folder",
         icon=":material/table:",
-        on_change="rerun" if late else "ignore",
+        on_change="rerun",
     )
-    with folder:
-        if not late or folder.open:
+    if folder.open:  # what is folded away would slow every click down
+        with folder:
             _table(table_of(chart), key, chart.alt, chosen, select=select)
 
 
@@ -264,7 +260,12 @@ def _formats(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def _exports(chart: Chart, key: str) -> None:
-    with st.popover("Export", icon=":material/download:"):
+    opened = st.popover(
+        "Export", icon=":material/download:", key=f"{key}_export", on_change="rerun"
+    )
+    if not opened.open:
+        return
+    with opened:
         for kind, mime, work in (
             ("csv", "text/csv", partial(csv_of, chart)),
             ("png", "image/png", partial(picture_of, chart, "png")),

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from apps.web.cache import remembered
 from apps.web.charts.chart import BarChart, HeatMap, LineChart, Series
 from apps.web.charts.show import chosen_of, show
 from apps.web.choice import Network
@@ -64,7 +65,7 @@ def draw(network: Network) -> None:
         draw_presets(grid)
     found = switched(network, seed, switches)
     with right:
-        _map(network, found)
+        _map(network, seed, switches)
     sentence = st.empty()
     sentence.markdown(_said(network, seed, grid, switches, found, None, record))
     left, right = st.columns([1.15, 1], gap="medium")
@@ -96,7 +97,7 @@ def _said(
 # ---------------------------------------------------------------------- the map
 
 
-def _map(network: Network, found: Outcome) -> None:
+def _map(network: Network, seed: int, switches: Switches) -> None:
     """Where the network is right, or as predicted, over all inputs."""
     options = (RIGHT, AS_PREDICTED)
     shown = st.segmented_control(
@@ -110,11 +111,20 @@ def _map(network: Network, found: Outcome) -> None:
         help="As predicted: the answer that the formula gives with these switches. Where it says "
         "chance: inputs that were right and no longer are.",
     )
-    values = found.right if shown == RIGHT else found.as_predicted
-    if values is None:
+    if shown == AS_PREDICTED and switched(network, seed, switches).as_predicted is None:
         st.caption("Nothing is predicted while heads are off.")
-        values = found.right
-    show(accuracy_map(network, values, shown), key="parts_input", select=True, height=310)
+        shown = RIGHT
+    chart = _map_of(network, seed, switches, shown or RIGHT)
+    show(chart, key="parts_input", select=True, height=310)
+
+
+@remembered
+def _map_of(network: Network, seed: int, switches: Switches, shown: str) -> HeatMap:
+    """Kept, as the browser's picture of a chart is kept with the chart."""
+    found = switched(network, seed, switches)
+    values = found.right if shown == RIGHT else found.as_predicted
+    assert values is not None
+    return accuracy_map(network, values, shown)
 
 
 def accuracy_map(network: Network, values: Bool[Tensor, " batch"], shown: str) -> HeatMap:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import streamlit as st
+from streamlit.elements.lib.grid_container import GridContainer
 
 from apps.web.choice import Network
 from apps.web.parts.data import board
@@ -19,7 +20,9 @@ EMBEDDING, NEURONS, LOGITS, TURN = "parts_e", "parts_n", "parts_l", "parts_t"
 """Keys of a row's widgets, before its frequency."""
 REST_EMBEDDING, REST_LOGITS = "parts_er", "parts_lr"
 HEADS, FILL, SHIFT = "parts_heads", "parts_fill", "parts_shift"
-WIDTHS = (0.8, 1.45, 1.75, 1.35, 2.6, 0.9)
+HEADINGS = ("k", "Embed", "Neurons", "Logits", "Turn a by")
+COLUMNS = len(HEADINGS) + 1
+"""Of the grid: the turn takes two."""
 FILLS = ("mean", "zero")
 
 
@@ -107,10 +110,18 @@ def draw_switches(grid: Grid) -> Switches:
     _tidy(grid)
     if grid.rows:
         with st.container(border=True, gap="small"):
-            _heading()
+            terms = ("key frequency", "embedding plane", "neurons of a frequency", "logit plane")
+            st.caption(
+                "The parts of each named frequency k. Press k to keep it alone.",
+                help=help_of(*terms),
+            )
+            place = st.grid(
+                COLUMNS, min_column_width=50, wrap=False, gap=(4, 4), vertical_alignment="center"
+            )
+            _draw_heading(place)
             for row in grid.rows:
-                _row(grid, row)
-            _rest_row(grid)
+                _draw_row(place, grid, row)
+            _draw_rest(place)
     else:
         st.caption("No frequency could be named, neither in the embeddings nor in the logits.")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -139,23 +150,38 @@ def draw_switches(grid: Grid) -> Switches:
 # ---------------------------------------------------------------------- rows
 
 
-def _heading() -> None:
-    names = ("k", "Embed", "Neurons", "Logits", "Turn a by", "")
-    terms = ("key frequency", "embedding plane", "neurons of a frequency", "logit plane")
-    st.caption("The parts of each named frequency k.", help=help_of(*terms))
-    for column, name in zip(st.columns(WIDTHS, gap="xxsmall"), names, strict=True):
-        turn = name == "Turn a by"
-        column.caption(name, help=help_of("turning a plane") if turn else None)
+def _draw_heading(place: GridContainer) -> None:
+    *names, turn = HEADINGS
+    for name in names:
+        place.caption(name)
+    place.cell(column_span=2).caption(turn, help=help_of("turning a plane"))
 
 
-def _row(grid: Grid, row: Row) -> None:
+def _draw_row(place: GridContainer, grid: Grid, row: Row) -> None:
+    """One cell after another."""
     k = row.frequency
-    name, plane, neurons, logits, turn, only = st.columns(
-        WIDTHS, gap="xxsmall", vertical_alignment="center"
+    place.button(
+        f"**{k}**",
+        key=f"parts_only{k}",
+        help=f"Keep frequency {k} alone of the embeddings.",
+        on_click=partial(_keep_only, grid, row),
+        disabled=not row.embedded,
+        type="tertiary",
     )
-    name.markdown(f"**{k}**")
     if row.embedded:
-        _toggle(plane, f"Embedding plane of frequency {k}", _e(row))
+        _toggle(place, f"Embedding plane of frequency {k}", _e(row))
+    else:
+        place.caption("none")
+    if row.neurons:
+        _toggle(place, f"Neurons of frequency {k}", _n(row), shown=f":small[{row.neurons:,}]")
+    else:
+        place.caption("0")
+    if row.key:
+        _toggle(place, f"Logit plane of frequency {k}", _l(row))
+    else:
+        place.caption("none")
+    turn = place.cell(column_span=2)
+    if row.embedded:
         turn.slider(
             f"Turn the plane of frequency {k} by",
             -grid.reach,
@@ -165,37 +191,16 @@ def _row(grid: Grid, row: Row) -> None:
             bind="query-params",
             label_visibility="collapsed",
         )
-    else:
-        plane.caption("none")
-    if row.neurons:
-        shown = f":small[{row.neurons:,}]"
-        _toggle(neurons, f"Neurons of frequency {k}", _n(row), shown=shown)
-    else:
-        neurons.caption("0")
-    if row.key:
-        _toggle(logits, f"Logit plane of frequency {k}", _l(row))
-    else:
-        logits.caption("none")
-    only.button(
-        "Only",
-        key=f"parts_only{k}",
-        help=f"Keep frequency {k} alone of the embeddings.",
-        on_click=partial(_keep_only, grid, row),
-        disabled=not row.embedded,
-        type="tertiary",
-    )
 
 
-def _rest_row(grid: Grid) -> None:
-    name, plane, _, logits, _, _ = st.columns(WIDTHS, gap="xxsmall", vertical_alignment="center")
-    name.caption("rest")
-    _toggle(plane, "All other planes of the embeddings", REST_EMBEDDING)
-    _toggle(logits, "All other planes of the logits", REST_LOGITS)
+def _draw_rest(place: GridContainer) -> None:
+    place.caption("rest")
+    _toggle(place, "All other planes of the embeddings", REST_EMBEDDING)
+    place.caption("")
+    _toggle(place, "All other planes of the logits", REST_LOGITS)
 
 
-def _toggle(
-    place: st.delta_generator.DeltaGenerator, label: str, key: str, shown: str | None = None
-) -> None:
+def _toggle(place: GridContainer, label: str, key: str, shown: str | None = None) -> None:
     place.toggle(
         shown or label,
         value=True,
