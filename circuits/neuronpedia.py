@@ -374,7 +374,10 @@ def _marks(file: _File, named: Mapping[str, str]) -> Marks:
             named[one.node_id]: label_in(without_position(named[one.node_id]), one.clerp)
             for one in file.nodes
         }
-        changed["labels"] = {name: label for name, label in labels.items() if label is not None}
+        of_edges = {edge: label for edge, label in told.labels.items() if "->" in edge}
+        changed["labels"] = of_edges | {
+            name: one for name, one in labels.items() if one is not None
+        }
     if now.pinnedIds != fields["pinnedIds"]:
         changed["pinned"] = [named[one] for one in now.pinnedIds]
     if now.supernodes != fields["supernodes"]:

@@ -14,7 +14,6 @@ from apps.web.trace import draft_files
 from apps.web.trace.draft_files import DRAFTS, Draft, draft_ids, read_draft, write_draft
 from apps.web.trace.draft_history import (
     MOST_STEPS,
-    Ground,
     History,
     Operation,
     State,
@@ -36,21 +35,8 @@ from apps.web.trace.draft_operations import (
     Ungroup,
 )
 from tests.app.app_folder import FRESH, FULL
+from tests.app.draft_ground import GROUND, after, edges_after
 from workbench.errors import AppError, CircuitError, RunError, WorkbenchError
-from workbench.model_config import ModelConfig
-
-CONFIG = ModelConfig(
-    n_layers=1, n_heads=2, d_model=4, d_head=2, d_mlp=4, d_vocab=5, d_vocab_out=5, n_ctx=3
-)
-GROUND = Ground(config=CONFIG, n_ctx=3, positions=(2,))
-
-
-def edges_after(*operations: Operation) -> tuple[str, ...]:
-    history = begin()
-    for operation in operations:
-        history = did(history, operation, GROUND)
-    return GROUND.circuit(history.state).edges
-
 
 # ---------------------------------------------------------------------- operations
 
@@ -111,9 +97,7 @@ def test_pruning_leaves_the_edges_of_pinned_nodes() -> None:
 
 
 def test_marks_stay_when_edges_go_and_follow_their_graph() -> None:
-    history = begin()
-    for operation in (AddEdge("embed->m0"), Rename("m0", " adds "), Pin("m0"), Clear()):
-        history = did(history, operation, GROUND)
+    history = after(AddEdge("embed->m0"), Rename("m0", " adds "), Pin("m0"), Clear())
     assert history.state.marks.labels == {"m0": "adds"}
     assert history.state.marks.pinned == ("m0",)
     by_position = did(history, Replace(("embed->m0@1",), 3, "another"), GROUND)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from apps.web.trace.draft_files import DraftFile
 from apps.web.trace.draft_history import (
-    Ground,
     History,
     Operation,
     begin,
@@ -34,15 +33,11 @@ from apps.web.trace.draft_operations import (
     Ungroup,
 )
 from circuits.circuit import circuit_of
+from tests.app.draft_ground import GROUND
 from workbench.errors import WorkbenchError
-from workbench.model_config import ModelConfig
 from workbench.storage import from_json, to_json
 from workbench.strict import validated
 
-CONFIG = ModelConfig(
-    n_layers=1, n_heads=2, d_model=4, d_head=2, d_mlp=4, d_vocab=5, d_vocab_out=5, n_ctx=3
-)
-GROUND = Ground(config=CONFIG, n_ctx=3, positions=(2,))
 GRAPHS = {n_pos: GROUND.graph(n_pos) for n_pos in (None, 3)}
 EDGES = st.sampled_from([edge for graph in GRAPHS.values() for edge in graph.edges])
 NODES = st.sampled_from([node for graph in GRAPHS.values() for node in nodes_of(graph)])
@@ -72,7 +67,7 @@ OPERATIONS = st.one_of(
     call(Replace, some(GRAPHS[None].edges), st.none(), st.just("a circuit")),
     call(Replace, some(GRAPHS[3].edges), st.just(3), st.just("a circuit")),
     call(Pin, NODES, st.booleans()),
-    call(Rename, NODES, TEXTS),
+    call(Rename, st.one_of(EDGES, NODES), TEXTS),
     call(MakeGroup, TEXTS, st.lists(NODES, max_size=3).map(tuple)),
     call(Ungroup, TEXTS),
 )
@@ -140,8 +135,10 @@ def test_edges_stay_within_the_graph_and_each_node_in_one_group(
         assert bits_of(circuit) == step.state.bits
         grouped = [node for group in step.state.marks.groups for node in group.nodes]
         assert len(grouped) == len(set(grouped))
-        known = {node for graph in GRAPHS.values() for node in nodes_of(graph)}
-        assert {*grouped, *step.state.marks.pinned, *step.state.marks.labels} <= known
+        nodes = {node for graph in GRAPHS.values() for node in nodes_of(graph)}
+        edges = {edge for graph in GRAPHS.values() for edge in graph.edges}
+        assert {*grouped, *step.state.marks.pinned} <= nodes
+        assert {*step.state.marks.labels} <= nodes | edges
 
 
 @pytest.mark.parametrize("n_pos", [None, 3])

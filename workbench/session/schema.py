@@ -135,7 +135,7 @@ class Marks(Strict):
     """What somebody wrote on the circuit graph."""
 
     labels: Annotated[dict[Label, Label], Field(max_length=10_000)] = Field(default_factory=dict)
-    """Node, such as `a0.h1`, to words."""
+    """Node, such as `a0.h1`, or edge, such as `a0.h1->m0`, to words."""
     groups: Annotated[tuple[Group, ...], Field(max_length=1000)] = ()
     positions: Annotated[dict[Label, tuple[float, float]], Field(max_length=10_000)] = Field(
         default_factory=dict

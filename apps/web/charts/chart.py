@@ -154,6 +154,8 @@ class GraphEdge:
     """The name of a node (a head, not its port)."""
     score: Number
     """Its width; solid where positive, dashed where negative."""
+    label: str = ""
+    """What somebody called it."""
     live: bool = True
     """False for a dead end, drawn dotted and pale."""
 

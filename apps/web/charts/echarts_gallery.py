@@ -1,10 +1,13 @@
 """Small heat maps side by side as one ECharts option: a click anywhere on map `i` gives row `i`.
 
 Every map is an image with a block of pixels for each cell, so that a page of large maps is drawn at
-once. Above the images lies a grid of unseen cells, one for each map, which takes the clicks.
+once. Above the images lies a grid of unseen places, one for each map, which takes the clicks. Where
+cells are few, every row of a map also lies in a strip of its own, whose axis tells the pointer
+which cell it is over: marks for each cell would take the clicks from the places.
 """
 
 import base64
+from typing import NamedTuple
 
 import torch
 from einops import repeat
@@ -15,7 +18,16 @@ from apps.figures import png
 from apps.web.charts.chart import Gallery, HeatMap
 from apps.web.charts.colours import Theme, scale_colours, span_of
 from apps.web.charts.echarts_heat import beyond_words, end_text
-from apps.web.charts.echarts_parts import NAMED, Look, Option, always, keys_of, selecting, template
+from apps.web.charts.echarts_parts import (
+    NAMED,
+    Look,
+    Option,
+    always,
+    keys_of,
+    selecting,
+    template,
+)
+from apps.web.charts.rows import flat
 
 ACROSS = 6
 """Maps beside each other."""
@@ -26,6 +38,11 @@ TOP_LEVEL, BEYOND, MISSING = 252, 254, 255
 TITLE, GAP = 0.13, 0.05
 """Share of a map's place that its title takes from the height, and the space around it."""
 CLEAR = "rgba(0,0,0,0)"
+MOST_CELLS = 4000
+"""Of all maps together, up to which the pointer is told of each."""
+NOTHING = "no value"
+POINTED = 0.3
+"""How much of the text's colour the cell under the pointer takes."""
 
 
 def gallery(chart: Gallery, look: Look) -> Option:
@@ -36,22 +53,37 @@ def gallery(chart: Gallery, look: Look) -> Option:
     across = {**hidden, "data": [str(i) for i in range(ACROSS)]}
     names = [str(i) for i in range(down)]
     rows = [_row(chart, row, down, look.theme) for row in range(down)]
-    images = [series for series, _ in rows]
+    images, grids = zip(*rows, strict=True)
+    strips = _strips(chart, down)
     return {
         "animation": False,
-        "tooltip": {"confine": True},
-        "grid": [whole, *(grid for _, grid in rows)],
-        "xAxis": [{**across, "gridIndex": i} for i in range(down + 1)],
+        "tooltip": {"confine": True, **(_pointer(look.theme) if strips else {})},
+        "grid": [
+            *({**grid, "tooltip": {"show": not strips}} for grid in (whole, *grids)),
+            *(one.grid for one in strips),
+        ],
+        "xAxis": [
+            *({**across, "gridIndex": i} for i in range(down + 1)),
+            *({**hidden, **one.axis, "gridIndex": i} for i, one in enumerate(strips, down + 1)),
+        ],
         "yAxis": [
             {**hidden, "data": names, "inverse": True, "gridIndex": 0},
             *(
                 {"type": "value", "show": False, "min": 0, "max": 1, "gridIndex": i}
-                for i in range(1, down + 1)
+                for i in range(1, down + 1 + len(strips))
             ),
         ],
         "visualMap": {"show": False, "min": 0, "max": 1, "seriesIndex": 0, "dimension": 2}
         | {"inRange": {"color": [CLEAR, CLEAR]}},
-        "series": [_places(chart, look), *images, *always(look)],
+        "series": [
+            {**_places(chart, look), **({"tooltip": {"show": False}} if strips else {})},
+            *images,
+            *(
+                {**one.series, "xAxisIndex": i, "yAxisIndex": i}
+                for i, one in enumerate(strips, down + 1)
+            ),
+            *always(look),
+        ],
     }
 
 
@@ -98,12 +130,11 @@ def _row(chart: Gallery, row: int, down: int, theme: Theme) -> tuple[Option, Opt
     """The images of one row, and the grid they lie in."""
     maps = chart.maps[row * ACROSS : (row + 1) * ACROSS]
     data = [{"value": 1, "symbol": f"image://{image(one, theme)}"} for one in maps]
-    share = 100 / down
     grid = {
         "left": 0,
         "right": 0,
-        "top": f"{share * (row + TITLE):.4f}%",
-        "height": f"{share * (1 - TITLE - GAP):.4f}%",
+        "top": _percent((row + TITLE) / down),
+        "height": _percent((1 - TITLE - GAP) / down),
     }
     series = {
         "type": "pictorialBar",
@@ -116,6 +147,85 @@ def _row(chart: Gallery, row: int, down: int, theme: Theme) -> tuple[Option, Opt
         "z": 1,
     }
     return series, grid
+
+
+class _Strip(NamedTuple):
+    """A row of a map's cells, or its title, for the pointer: unseen, and no obstacle to clicks."""
+
+    grid: Option
+    axis: Option
+    series: Option
+    """Its name is the first line that is told, the name on the axis the second, then the datum."""
+
+
+def _strips(chart: Gallery, down: int) -> list[_Strip]:
+    """The title of every map and every row of its cells; none where there are too many cells."""
+    if sum(one.values.numel() for one in chart.maps) > MOST_CELLS:
+        return []
+    strips = []
+    for i, (one, title) in enumerate(zip(chart.maps, chart.titles, strict=True)):
+        about = "; ".join(f"{heading}: {texts[i]}" for heading, texts in chart.details)
+        told, height = _told(one), (1 - TITLE - GAP) / max(1, len(one.rows))
+        names = [f"{one.column_axis} {name}" for name in one.columns]
+        scale = [f"colours: {range_text(one)}"]
+        strips.append(_strip(i, down, (0.0, TITLE), title, scale, [about]))
+        strips[-1].axis["axisPointer"] = {"type": "none"}
+        for row, name in enumerate(one.rows):
+            said = told[row * len(names) : (row + 1) * len(names)]
+            within = (TITLE + row * height, height)
+            strips.append(_strip(i, down, within, f"{title}, {one.row_axis} {name}", names, said))
+    return strips
+
+
+def _strip(
+    index: int,
+    down: int,
+    within: tuple[float, float],
+    title: str,
+    names: list[str],
+    said: list[str],
+) -> _Strip:
+    """One strip of map `index`; `within` is its top and its height in the map's place."""
+    top, height = within
+    grid = {
+        "left": _percent((index % ACROSS + GAP) / ACROSS),
+        "width": _percent((1 - 2 * GAP) / ACROSS),
+        "top": _percent((index // ACROSS + top) / down),
+        "height": _percent(height / down),
+    }
+    data = [[at, 0, text] for at, text in enumerate(said)]
+    unseen = {"type": "line", "symbol": "none", "silent": True, "lineStyle": {"opacity": 0}}
+    return _Strip(grid, {"data": names}, {**unseen, "name": title, "data": data})
+
+
+def _told(chart: HeatMap) -> list[str]:
+    """What a cell is, in words, for every cell."""
+    values = [NOTHING if one is None else f"{one:.3g}" for one in flat(chart.values)]
+    if chart.low is not None and chart.high is not None:
+        ends = zip(values, flat(chart.low), flat(chart.high), strict=True)
+        values = [
+            text if low is None or high is None else f"{text} ({low:.3g} to {high:.3g})"
+            for text, low, high in ends
+        ]
+    return [f"{chart.measure}: {text}" for text in values]
+
+
+def _pointer(theme: Theme) -> Option:
+    """What is told where the pointer is, and how a cell is marked."""
+    return {
+        "trigger": "axis",
+        "transitionDuration": 0,
+        "formatter": template(("", "{a}")) + "<br>{b}<br>{@[2]}",
+        "axisPointer": {
+            "type": "shadow",
+            "animation": False,
+            "shadowStyle": {"color": theme.text, "opacity": POINTED},
+        },
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4f}%"
 
 
 def _places(chart: Gallery, look: Look) -> Option:

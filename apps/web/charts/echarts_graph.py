@@ -126,13 +126,14 @@ def _links(chart: CircuitGraph, theme: Theme, widest: float) -> list[Option]:
     found: list[Option] = []
     for i, (edge, bent) in enumerate(zip(chart.edges, spread(chart.edges), strict=True)):
         dead = "" if edge.live else " (dead end)"
+        words = f": {edge.label}" if edge.label else ""
         found.append(
             {
                 "id": f"e{i}",
                 "name": f"e{i}",
                 "source": places[edge.writer],
                 "target": places[edge.reader],
-                "value": [edge.name, f"{chart.measure}: {rounded(edge.score)}{dead}"],
+                "value": [edge.name + words, f"{chart.measure}: {rounded(edge.score)}{dead}"],
                 "lineStyle": {
                     **_stroke(edge, widest * strength(edge, most), theme),
                     "curveness": bent,

@@ -171,6 +171,7 @@ def _graph_table(chart: CircuitGraph) -> Cells:
         ("from", [*blank, *(one.writer for one in edges)]),
         ("to", [*blank, *(one.reader for one in edges)]),
         (chart.measure, [*blank, *plain([one.score for one in edges])]),
+        ("label", [*(one.label for one in nodes), *(one.label for one in edges)]),
         ("note", notes),
     )
 

@@ -32,6 +32,8 @@ def look_at(record: Record, network: Network) -> Address:
         found["trace_cell"] = strongest_cell(record)
     elif record.kind == "probe":
         found |= _best_cells(record, network)
+    elif read is _circuit:
+        found["trace_kept"] = record.id
     return {name: value for name, value in found.items() if value not in ("", (), None)}
 
 

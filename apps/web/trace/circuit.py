@@ -29,13 +29,14 @@ from apps.web.trace.circuit_numbers import (
 )
 from apps.web.trace.circuit_picture import Picture, picture_of
 from apps.web.trace.circuit_sources import draw_jobs, draw_start, method_chosen, order
+from apps.web.trace.circuit_threshold import draw_threshold
 from apps.web.trace.draft_files import ground_of
 from apps.web.trace.draft_history import State
-from apps.web.trace.draft_operations import Clear, Keep, PruneDeadEnds
+from apps.web.trace.draft_operations import Clear, PruneDeadEnds
 from apps.web.trace.question import AskedQuestion, question
 from apps.web.words import help_of
 from circuits.analyses.circuit import circuit_of
-from circuits.circuit import Circuit, top_edges
+from circuits.circuit import Circuit
 from workbench.errors import WorkbenchError
 from workbench.record import Record
 from workbench.records import read_arrays, read_records
@@ -56,7 +57,7 @@ def draw(network: Network) -> None:
     _tell()
     _draw_tools(network)
     scores = scores_for(network, asked, state)
-    _draw_slider(network, state, scores)
+    draw_threshold(network, state, scores, asked.metric)
     picture = None if is_empty(state) else _picture(network, state, scores)
     wide = state.n_pos is not None  # a column for each position
     chosen = _draw_picture(picture) if wide else None
@@ -167,39 +168,6 @@ def _changed(network: Network, work: Callable[[Network], None]) -> None:
 
 def _about(verb: str, words: str | None) -> str:
     return f"{verb}: nothing" if words is None else f"{verb}: {escaped(words)}"
-
-
-def _draw_slider(network: Network, state: State, scores: tuple[Tensor, str] | None) -> None:
-    if scores is None:
-        st.caption("Edges have no scores yet: find a circuit in a job, or choose another method.")
-        return
-    circuit = ground_of(network).circuit(state)
-    sizes = sizes_up_to(circuit.graph.n_edges)
-    st.session_state["trace_size"] = min(sizes, key=lambda n: abs(n - circuit.n_edges))
-    st.select_slider(
-        "Edges of the highest score",
-        sizes,
-        key="trace_size",
-        help="Takes the edges of the largest scores, so many of them; edges of pinned nodes stay.",
-        on_change=_take_best,
-        args=(network, scores),
-    )
-
-
-def sizes_up_to(most: int) -> list[int]:
-    """Circuit sizes to choose from: every one up to 20, then in steps of about a tenth."""
-    sizes = [0]
-    while sizes[-1] < most:
-        sizes.append(min(most, max(sizes[-1] + 1, round(sizes[-1] * 1.1))))
-    return sizes
-
-
-def _take_best(network: Network, scores: tuple[Tensor, str]) -> None:
-    graph = ground_of(network).graph(draft.state(network).n_pos)
-    values, by = scores
-    best = top_edges(graph, values, st.session_state["trace_size"])
-    draft.do(network, Keep(best.edges, by))
-    choose(PART, None)
 
 
 # ---------------------------------------------------------------------- picture and numbers

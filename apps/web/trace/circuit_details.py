@@ -11,7 +11,7 @@ from apps.web.choice import Network
 from apps.web.shell import escaped
 from apps.web.trace import draft
 from apps.web.trace.circuit_numbers import Measured, edges_of, effect_of, faithfulness_of, without
-from apps.web.trace.circuit_picture import Picture, known_nodes
+from apps.web.trace.circuit_picture import Picture, edge_label, known_nodes
 from apps.web.trace.draft_files import ground_of
 from apps.web.trace.draft_history import Operation, State, ends_of, group_of, touching
 from apps.web.trace.draft_operations import MakeGroup, Pin, Remove, Rename, Ungroup
@@ -36,8 +36,9 @@ def draw_details(
         return
     nodes = picture.chart.nodes
     if chosen >= len(nodes):
+        line = picture.chart.edges[chosen - len(nodes)]
         edges = picture.parts[chosen]
-        name = picture.chart.edges[chosen - len(nodes)].name
+        name = edges[0] if len(edges) == 1 else f"{line.writer}->{line.reader}"
         _draw_edge(network, asked, state, name, edges, scores)
     elif nodes[chosen].kind == "group":
         _draw_group(network, asked, state, nodes[chosen].name, picture.parts[chosen])
@@ -75,10 +76,11 @@ def _draw_edge(
     edges: tuple[str, ...],
     scores: tuple[Tensor, str] | None,
 ) -> None:
-    st.markdown(f"**{escaped(name)}**" + (f" ({len(edges)} edges)" if len(edges) > 1 else ""))
-    edge = edges[0]
-    if len(edges) > 1:
+    edge, several = edges[0], len(edges) > 1
+    if several:
+        st.markdown(f"**{escaped(name)}** ({len(edges)} edges)")
         edge = st.selectbox("Edge", edges, key="trace_edge_of_many") or edge
+    _draw_title(edge, edge_label(state.marks.labels, edge))
     graph = ground_of(network).graph(state.n_pos)
     exact = effect_of(network, asked, state.n_pos, edge)
     if scores is not None:
@@ -95,11 +97,11 @@ def _draw_edge(
         _button(network, "Remove edge", Remove(edge), "trace_remove", icon="delete", shortcut="X")
         for end in ends_of(edge):
             _pin_button(network, state, end)
+    _draw_naming(network, state, edge)
 
 
 def _draw_node(network: Network, asked: AskedQuestion, state: State, node: str) -> None:
-    label = state.marks.labels.get(node)
-    st.markdown(f"**{escaped(node)}**" + (f": {escaped(label)}" if label else ""))
+    _draw_title(node, state.marks.labels.get(node, ""))
     edges = ground_of(network).circuit(state).edges
     near = touching(edges, [node])
     inwards = [edge for edge in near if ends_of(edge)[1] == node]
@@ -154,22 +156,26 @@ def _draw_group_without(
     st.caption(f"n = {then.n} pairs that it was not found on")
 
 
-def _draw_naming(network: Network, state: State, node: str) -> None:
-    key = f"trace_label_{node}"
-    now = state.marks.labels.get(node, "")
-    st.session_state[key] = now
+def _draw_title(part: str, label: str) -> None:
+    st.markdown(f"**{escaped(part)}**" + (f": {escaped(label)}" if label else ""))
+
+
+def _draw_naming(network: Network, state: State, part: str) -> None:
+    """The label of a node or an edge, to be changed."""
+    key = f"trace_label_{part}"
+    st.session_state[key] = state.marks.labels.get(part, "")
     st.text_input(
         "Label",
         key=key,
         max_chars=LABEL,
         help="Your words for what this part does. They go with the finding into a saved session.",
         on_change=_rename,
-        args=(network, node, key),
+        args=(network, part, key),
     )
 
 
-def _rename(network: Network, node: str, key: str) -> None:
-    draft.do(network, Rename(node, st.session_state[key]))
+def _rename(network: Network, part: str, key: str) -> None:
+    draft.do(network, Rename(part, st.session_state[key]))
 
 
 def _draw_grouping(network: Network, state: State, node: str) -> None:

@@ -1,8 +1,8 @@
 """A circuit as a chart: layers upwards, and sideways positions where each has its own edges."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from apps.web.trace.draft_history import ends_of, group_of, nodes_of
 from circuits.circuit import Circuit
 from circuits.graph import LOGITS
 from workbench.session.schema import Marks
+from workbench.strict import LABEL
 
 Place = tuple[float, float]
 MOST_SPELLED = 8
@@ -60,7 +61,7 @@ def picture_of(
     edges = circuit.edges
     places = places_of(circuit.graph.n_pos, edges, marks.pinned) if places is None else places
     nodes, stands_for = _nodes(places, marks, circuit.graph.n_pos)
-    lines, held = _edges(circuit, scores, live, stands_for)
+    lines, held = _edges(circuit, scores, live, stands_for, marks.labels)
     text = re.sub(r"[^A-Za-z0-9-]", "-", name)
     dead = len(edges) - live.n_edges
     chart = CircuitGraph(
@@ -104,6 +105,11 @@ def _depth(node: str) -> tuple[float, str]:
     if kind in ("embedding", "logits"):
         return (-1.0 if kind == "embedding" else float("inf")), node
     return int(node[1:].partition(".")[0]) + 0.5 * (kind == "mlp"), node
+
+
+def edge_label(labels: Mapping[str, str], edge: str) -> str:
+    """What somebody called an edge, here or at every position; empty where nobody did."""
+    return labels.get(edge) or labels.get(edge.partition("@")[0], "")
 
 
 def known_nodes(circuit: Circuit, marks: Marks) -> tuple[str, ...]:
@@ -154,7 +160,11 @@ def _nodes(
 
 
 def _edges(
-    circuit: Circuit, scores: Tensor | None, live: Circuit, stands_for: dict[str, str]
+    circuit: Circuit,
+    scores: Tensor | None,
+    live: Circuit,
+    stands_for: dict[str, str],
+    labels: Mapping[str, str],
 ) -> tuple[list[GraphEdge], list[list[str]]]:
     """The edges to draw, and the edges that each stands for: one for all between two groups."""
     alive = set(live.edges)
@@ -178,7 +188,14 @@ def _edges(
             live=edge in alive or (known is not None and known.live),
         )
         held.setdefault(name, []).append(edge)
-    return list(lines.values()), list(held.values())
+    drawn = [_named(line, held[name], labels) for name, line in lines.items()]
+    return drawn, list(held.values())
+
+
+def _named(line: GraphEdge, edges: Sequence[str], labels: Mapping[str, str]) -> GraphEdge:
+    """A line with the labels of its edges, so that picture and table tell them."""
+    words = "; ".join(filter(None, (edge_label(labels, edge) for edge in edges)))
+    return replace(line, label=words if len(words) <= LABEL else f"{words[: LABEL - 1]}…")
 
 
 def _label(node: str, marks: Marks, n_pos: int | None) -> str:

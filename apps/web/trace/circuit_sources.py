@@ -15,13 +15,13 @@ from apps.web.jobs import Status, job_ids, panel, start, unwatch, watch
 from apps.web.shell import guarded
 from apps.web.tab import tab
 from apps.web.trace import draft
+from apps.web.trace.circuit_kept import DRAFT, draft_titles, labelled, record_titles, taking
 from apps.web.trace.circuit_numbers import found_by, is_quick, search_of
-from apps.web.trace.draft_files import draft_ids, ground_of, read_draft
+from apps.web.trace.draft_files import ground_of
 from apps.web.trace.draft_history import Ground, Operation
 from apps.web.trace.draft_operations import AddComponent, AddEdge, Replace
 from apps.web.trace.question import AskedQuestion
 from apps.web.words import help_of
-from circuits.analyses.circuit import VALUES, circuit_of
 from circuits.circuit import INPUTS, Circuit
 from circuits.circuit import circuit_of as circuit_of_edges
 from circuits.method import methods
@@ -29,8 +29,6 @@ from circuits.neuronpedia import from_neuronpedia
 from workbench import config
 from workbench.analysis import Analysis
 from workbench.errors import AppError, CircuitError, WorkbenchError
-from workbench.record import Record
-from workbench.records import read_arrays, read_records
 from workbench.session.schema import Marks
 from workbench.storage import from_json
 
@@ -85,32 +83,12 @@ def method_chosen() -> str:
     return name if name in methods else USUAL_METHOD
 
 
-def records_with_circuits(network: Network) -> list[Record]:
-    """Records beside a run that hold a circuit of the checkpoint looked at."""
-    records = read_records(network.run, network.step)
-    return [one for one in records if one.kind in VALUES]
-
-
-def title_of(record: Record) -> str:
-    """A record as a menu lists it."""
-    about = record.findings[0] if record.findings else None
-    return record.id if about is None else f"{about.claim}: {about.verdict} ({record.id[-6:]})"
-
-
 def take_record(network: Network, record_id: str) -> None:
     """Make the circuit of a record the draft."""
-    named = [one for one in records_with_circuits(network) if one.id == record_id]
-    if not named:
-        draft.say("error", f"no record {record_id[:60]}; it may have been replaced")
-        return
     try:
-        arrays = read_arrays(network.run, named[0])
-        circuit, _ = circuit_of(named[0], arrays, network.run.config.model)
-    except WorkbenchError as error:
+        draft.do(network, taking(network, record_id))
+    except (WorkbenchError, OSError) as error:
         draft.say("error", str(error))
-        return
-    words = f"{circuit.n_edges} edges of {record_id}"
-    draft.do(network, _replacing(circuit, words, scored_by=record_id))
 
 
 def circuit_in(data: bytes, name: str, ground: Ground) -> tuple[Circuit, Marks | None]:
@@ -236,39 +214,32 @@ def _draw_hand(network: Network, asked: AskedQuestion) -> None:
 
 
 def _draw_kept(network: Network, asked: AskedQuestion) -> None:
-    titles = {f"record {one.id}": title_of(one) for one in records_with_circuits(network)}
     now = draft.current(network).id
-    titles |= {f"draft {one}": _draft_title(network, one) for one in draft_ids(network)[:20]}
-    titles = {name: title for name, title in titles.items() if title and name != f"draft {now}"}
-    if not titles:
+    drafts = draft_titles(network, edited=now)
+    drafts.pop(f"{DRAFT}{now}", None)
+    options = labelled(record_titles(network) | drafts)
+    if not options:
         st.info("Nothing is kept of this network yet: find a circuit, and keep the finding.")
         return
     choice, button = st.columns([4, 1], vertical_alignment="bottom")
+    named = st.query_params.get(draft.KEPT)
+    if named in options and st.session_state.get("_trace_kept_named") != named:
+        st.session_state["trace_kept_menu"] = st.session_state["_trace_kept_named"] = named
     name = choice.selectbox(
         "Findings and drafts",
-        list(titles),
-        format_func=lambda one: titles.get(one, one),
-        key="trace_kept",
+        list(options),
+        format_func=lambda one: options.get(one, one),
+        key="trace_kept_menu",
         help="A finding's circuit replaces the draft. Another draft is opened as you left it.",
     )
-    kind, _, chosen = name.partition(" ")
+    is_draft = name.startswith(DRAFT)
     button.button(
-        "Take it" if kind == "record" else "Open it",
+        "Open it" if is_draft else "Take it",
         key="trace_take",
         icon=":material/download_done:",
-        on_click=take_record if kind == "record" else draft.open_draft,
-        args=(network, chosen),
+        on_click=draft.open_draft if is_draft else take_record,
+        args=(network, name.removeprefix(DRAFT)),
     )
-
-
-def _draft_title(network: Network, draft_id: str) -> str:
-    """A draft in a menu; nothing for one that cannot be opened here."""
-    try:
-        history = read_draft(network, draft_id).history
-    except WorkbenchError:
-        return ""
-    circuit = ground_of(network).circuit(history.state)
-    return f"draft of {circuit.n_edges} edges, last: {history.done[-1].words} ({draft_id[:6]})"
 
 
 def _draw_file(network: Network, asked: AskedQuestion) -> None:

@@ -1,6 +1,6 @@
 """The Compare section of the Trace page: two circuits side by side, and what they share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,13 @@ from apps.web.choice import Network, find_run, network_of, run_names
 from apps.web.shell import escaped
 from apps.web.trace import draft
 from apps.web.trace.circuit_details import told
+from apps.web.trace.circuit_kept import (
+    DRAFT,
+    choose_kept,
+    draft_titles,
+    record_titles,
+    records_with_circuits,
+)
 from apps.web.trace.circuit_numbers import (
     Edges,
     Measured,
@@ -19,21 +26,19 @@ from apps.web.trace.circuit_numbers import (
     is_quick,
     scores_of,
 )
-from apps.web.trace.circuit_picture import picture_of, places_of
-from apps.web.trace.circuit_sources import method_chosen, title_of
-from apps.web.trace.draft_files import draft_ids, ground_of, read_draft
+from apps.web.trace.circuit_picture import edge_label, picture_of, places_of
+from apps.web.trace.circuit_sources import method_chosen
+from apps.web.trace.draft_files import ground_of, read_draft
 from apps.web.trace.draft_history import bits_of
 from apps.web.trace.question import AskedQuestion, question
-from circuits.analyses.circuit import VALUES, circuit_of
+from circuits.analyses.circuit import circuit_of
 from circuits.circuit import Circuit
 from workbench.errors import WorkbenchError
 from workbench.record import Record
-from workbench.records import read_arrays, read_records
+from workbench.records import read_arrays
 from workbench.session.schema import Marks
 
 HEIGHT = 380
-MOST_DRAFTS = 20
-"""Offered, those saved last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,51 +105,37 @@ def _choose(network: Network, side: str, others: list[str]) -> Side | None:
             bind="query-params",
             help="Networks of the same shape and task: their circuits have the same edges.",
         )
-    options = _circuits_of(network, name)
-    if not options:
+    other = network if name == network.name else network_of(find_run(name))
+    titles = _circuits_of(network, other)
+    if not titles:
         st.caption("No circuit of this run is kept.")
         return None
-    choice = st.selectbox(
+    choice = choose_kept(
         f"Circuit, {side}",
-        list(options),
-        index=min(len(options) - 1, int(side == "right")),
+        titles,
         key=f"trace_{side}",
-        bind="query-params",
+        usual=int(side == "right"),
         help="Drafts of this network, and its findings that hold a circuit.",
     )
-    st.caption(escaped(options[choice]))
-    return _side(network, name, choice, options[choice])
+    st.caption(escaped(titles[choice]))
+    return _side(network, other, choice, titles[choice])
 
 
-def _circuits_of(network: Network, name: str) -> dict[str, str]:
-    """Drafts and records with a circuit of a run: what the address holds, and titles."""
-    options: dict[str, str] = {}
-    if name == network.name:
-        now = draft.current(network).id
-        for one in draft_ids(network)[:MOST_DRAFTS]:
-            try:
-                history = read_draft(network, one).history
-            except WorkbenchError:
-                continue  # of other weights
-            circuit = ground_of(network).circuit(history.state)
-            last = history.done[-1].words
-            this = ", the one edited" if one == now else ""
-            if circuit.n_edges:
-                options[f"draft-{one}"] = f"{circuit.n_edges} edges{this}; last: {last}"
-    run = network.run if name == network.name else find_run(name)
-    step = network.step if name == network.name else run.steps[-1]
-    records = [one for one in read_records(run, step) if one.kind in VALUES]
-    return options | {one.id: title_of(one) for one in records}
+def _circuits_of(network: Network, other: Network) -> dict[str, str]:
+    """Titles of the circuits of a network by identity: its drafts, if it is ours, and records."""
+    drafts: dict[str, str] = {}
+    if other.name == network.name:
+        drafts = draft_titles(network, edited=draft.current(network).id, least=1)
+    return drafts | record_titles(other)
 
 
-def _side(network: Network, name: str, choice: str, title: str) -> Side:
+def _side(network: Network, other: Network, choice: str, title: str) -> Side:
     """A chosen circuit. Raises what reading it raises."""
-    if choice.startswith("draft-"):
-        state = read_draft(network, choice.removeprefix("draft-")).history.state
+    if choice.startswith(DRAFT):
+        state = read_draft(network, choice.removeprefix(DRAFT)).history.state
         circuit = ground_of(network).circuit(state)
         return Side(title=title, circuit=circuit, marks=state.marks, record=None)
-    other = network if name == network.name else network_of(find_run(name))
-    record = next(one for one in read_records(other.run, other.step) if one.id == choice)
+    record = next(one for one in records_with_circuits(other) if one.id == choice)
     arrays = read_arrays(other.run, record)
     circuit, _ = circuit_of(record, arrays, network.run.config.model)
     return Side(title=title, circuit=circuit, marks=Marks(), record=record)
@@ -220,20 +211,25 @@ def _draw_shared(network: Network, asked: AskedQuestion, left: Side, right: Side
         "Circuit section to see it beside random circuits of its size."
     )
     table(
-        edge_rows(left.circuit, right.circuit),
+        edge_rows(left.circuit, right.circuit, left.marks.labels | right.marks.labels),
         key="trace_compared_edges",
         alt="Every edge of the two circuits, and which of them it is in.",
     )
 
 
-def edge_rows(left: Circuit, right: Circuit) -> list[dict[str, str]]:
-    """Every edge of either circuit, in the graph's order: only left, only right, or in both."""
+def edge_rows(
+    left: Circuit, right: Circuit, labels: Mapping[str, str] | None = None
+) -> list[dict[str, str]]:
+    """Every edge of either circuit, in the graph's order: only left, only right, or in both; with
+    what somebody called it, where any has a label."""
     ours, theirs = set(left.edges), set(right.edges)
     where = {(True, True): "both", (True, False): "only left", (False, True): "only right"}
-    return [
-        {"edge": edge, "in": where[edge in ours, edge in theirs]}
-        for edge in left.union(right).edges
-    ]
+    either = left.union(right).edges
+    called = {edge: edge_label(labels or {}, edge) for edge in either}
+    rows = [{"edge": edge, "in": where[edge in ours, edge in theirs]} for edge in either]
+    if any(called.values()):
+        rows = [row | {"label": called[row["edge"]]} for row in rows]
+    return rows
 
 
 def _row(network: Network, asked: AskedQuestion, name: str, circuit: Circuit) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """The draft that the Trace page edits: in the address as `?trace_draft=...`, saved at every click.
 
+The address also names the record that it was taken from, `?trace_kept=...`. A link that names just
+a record opens its circuit as a new draft, which is not saved before it is changed.
+
     add_component(network, "a0.h1")     # in a callback, or before the circuit is drawn
     members(network)                    # heads and MLPs that are in, at once up to date
 
@@ -9,13 +12,14 @@ What a draft is, is in `draft_history`; its files are in `draft_files`.
 import streamlit as st
 
 from apps.web.choice import Network
+from apps.web.trace.circuit_kept import taking
 from apps.web.trace.draft_files import Draft, ground_of, read_draft, write_draft
 from apps.web.trace.draft_history import History, Operation, State, begin, did, redone, undone
 from apps.web.trace.draft_operations import AddComponent
 from circuits.circuit import Circuit
 from workbench.errors import WorkbenchError
 
-ADDRESS = "trace_draft"
+ADDRESS, KEPT = "trace_draft", "trace_kept"
 SAID = "trace_draft_said"
 """What is to be told once, where the circuit is drawn: kind and text."""
 FORKED = (
@@ -49,7 +53,9 @@ def current(network: Network) -> Draft:
     held: Draft | None = st.session_state.get(_slot(network))
     if held is None:
         held = _from_address(network)
-        st.session_state[_slot(network)] = held
+    elif _is_linked():
+        held = _of_record(network, st.query_params[KEPT]) or held
+    st.session_state[_slot(network)] = held
     _put_into_address(held)
     return held
 
@@ -117,27 +123,60 @@ def _save(network: Network, draft: Draft, history: History) -> None:
 
 
 def _from_address(network: Network) -> Draft:
-    named = st.query_params.get(ADDRESS)
-    if not named or _is_of_another(named):
+    """The draft that is named; where there is none such, that of the record that is named."""
+    draft_id, record_id = st.query_params.get(ADDRESS), st.query_params.get(KEPT)
+    fault = ""
+    if draft_id and not any(one.id == draft_id for one in _held()):
+        try:
+            return read_draft(network, draft_id)
+        except (WorkbenchError, OSError) as error:
+            fault = str(error)
+            say("warning", fault)
+    if not record_id or any(_record_of(one) == record_id for one in _held()):
         return _empty()
+    found = _of_record(network, record_id)
+    if fault and found is not None:
+        say("warning", f"{fault}. Here is the finding that it was taken from.")
+    return found or _empty()
+
+
+def _is_linked() -> bool:
+    """Whether the address names a record alone, and not one that this tab has opened already.
+
+    After a change of network it may name a record of the one before.
+    """
+    record_id = st.query_params.get(KEPT)
+    if not record_id or ADDRESS in st.query_params:
+        return False
+    return not any(one.id is None and _record_of(one) == record_id for one in _held())
+
+
+def _of_record(network: Network, record_id: str) -> Draft | None:
+    """The circuit of a record as a draft that is not saved; None after saying why there is none."""
     try:
-        return read_draft(network, named)
+        history = did(begin(), taking(network, record_id), ground_of(network))
     except (WorkbenchError, OSError) as error:
         say("warning", str(error))
-        return _empty()
+        return None
+    return Draft(id=None, revision=0, history=history)
 
 
-def _is_of_another(draft_id: str) -> bool:
-    """Whether the draft in the address is this tab's draft of another network, looked at before."""
+def _held() -> list[Draft]:
+    """The drafts of this tab, of all networks that it looked at."""
     held = [value for key, value in st.session_state.items() if str(key).startswith(ADDRESS)]
-    return any(isinstance(one, Draft) and one.id == draft_id for one in held)
+    return [one for one in held if isinstance(one, Draft)]
+
+
+def _record_of(draft: Draft) -> str:
+    return draft.history.state.scored_by
 
 
 def _put_into_address(draft: Draft) -> None:
-    if draft.id is None:
-        st.query_params.pop(ADDRESS, None)
-    elif st.query_params.get(ADDRESS) != draft.id:
-        st.query_params[ADDRESS] = draft.id
+    for key, value in ((ADDRESS, draft.id), (KEPT, _record_of(draft))):
+        if not value:
+            st.query_params.pop(key, None)
+        elif st.query_params.get(key) != value:
+            st.query_params[key] = value
 
 
 def _slot(network: Network) -> str:

@@ -5,7 +5,8 @@
     undone(history), redone(history)                         # so is every history
 
 A history is JSON by its strict model. Edges are kept as bits, so that they cannot name what the
-graph does not have; nodes in marks are names as `a0.h1`, at a position `a0.h1@2`.
+graph does not have. Marks name nodes as `a0.h1`, at a position `a0.h1@2`; labels also edges, as
+`a0.h1->m0@2`.
 """
 
 import functools

@@ -105,9 +105,13 @@ class Keep(Operation):
     edges: tuple[str, ...]
     by: str
     """What ranked them."""
+    least: str = ""
+    """The least size of their scores, where they were chosen by it."""
 
     @property
     def words(self) -> str:
+        if self.least:
+            return f"{len(self.edges)} edges of a score of {self.least} or more by {self.by}"
         return f"{len(self.edges)} best edges by {self.by}"
 
     def apply(self, state: State, ground: Ground) -> State:
@@ -171,21 +175,24 @@ class Pin(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Rename(Operation):
-    """Label a node with words of one's own; no words take the label away."""
+    """Label a node or an edge with words of one's own; no words take the label away."""
 
-    node: str
+    part: str
     label: str
 
     @property
     def words(self) -> str:
-        return f"label {self.node}" if self.label else f"unlabel {self.node}"
+        return f"label {self.part}" if self.label.strip() else f"unlabel {self.part}"
 
     def apply(self, state: State, ground: Ground) -> State:
-        _known(self.node, state, ground)
+        if "->" in self.part:
+            _known_edge(self.part, state, ground)
+        else:
+            _known(self.part, state, ground)
         label = _line(self.label, "a label")
-        labels = {name: text for name, text in state.marks.labels.items() if name != self.node}
+        labels = {name: text for name, text in state.marks.labels.items() if name != self.part}
         if label:
-            labels[self.node] = label
+            labels[self.part] = label
         if len(labels) > MOST_LABELS:
             raise AppError(f"{len(labels)} labels; at most {MOST_LABELS}: take some away")
         return _marked(state, labels=labels)
@@ -252,6 +259,11 @@ def _pinned(state: State, circuit: Circuit) -> Circuit:
 def _known(node: str, state: State, ground: Ground) -> None:
     if node not in nodes_of(ground.graph(state.n_pos)):
         raise AppError(f"no node {node[:40]!r} in this network; choose one from the list")
+
+
+def _known_edge(edge: str, state: State, ground: Ground) -> None:
+    if edge not in ground.graph(state.n_pos).edges:
+        raise AppError(f"no edge {edge[:40]!r} in this network; choose one from the list")
 
 
 def _line(text: str, what: str) -> str:
