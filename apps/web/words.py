@@ -73,6 +73,8 @@ WORDS = {
     "frequency: frequency k goes round k times.",
     "sweep": "One question asked of many networks and checkpoints. It survives being stopped: "
     "what is finished is kept.",
+    "threshold": "Edges are ranked by the size of their scores. By number: so many of the largest. "
+    "By score: all from a size on, whatever the sign.",
     "turning a plane": "In the plane of a frequency, operand a gets the place of a + s (where the "
     "task multiplies: of a times g to the s). If the network adds on this circle, its answer "
     "moves too.",

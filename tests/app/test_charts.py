@@ -279,10 +279,10 @@ def test_a_gallerys_image_has_a_block_for_every_cell() -> None:
 def test_gallery_places_count_in_reading_order() -> None:
     maps = tuple(heat_map(torch.full((2, 2), float(i))) for i in range(8))
     chart = Gallery(name="g", alt="g", maps=maps, titles=tuple(f"n{i}" for i in range(8)))
-    places, *rows, unseen = option(chart, chosen=7)["series"]
+    places, first, second, *_, unseen = option(chart, chosen=7)["series"]
     assert unseen["id"] == ALWAYS and unseen["silent"] and unseen["data"][0]["selected"]
     assert places["data"][7][:5] == [1, 1, 0, "7", "n7"]  # second in the second row
-    assert [len(row["data"]) for row in rows] == [6, 2]
+    assert [len(row["data"]) for row in (first, second)] == [6, 2]
 
 
 # ---------------------------------------------------------------------- colours and sizes

@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from apps.web.choice import find_run, network_of
+from apps.web.choice import find_run, network_of, subject
 from apps.web.parts.ablate import neurons_of
 from apps.web.parts.circles import AS_PREDICTED, RIGHT, accuracy_map
 from apps.web.parts.data import board, explanation_of, switched
+from apps.web.parts.planes import neurons_of as neurons_of_frequency
 from apps.web.parts.planes import scatter
 from apps.web.parts.switches import grid_of
 from circuits.fourier.switchboard import Switches
-from tests.app.app_folder import FRESH, FULL, IMPORTED, opened
+from tests.app.app_folder import FRESH, FULL, IMPORTED, opened, unfolded
 from workbench.errors import AppError
 from workbench.model_config import ModelConfig
 from workbench.params import init_params
 from workbench.run import RunConfig
 from workbench.run_writer import RunWriter
 from workbench.task import Task, make_task
+from workbench.transformer import forward
 
 
 def words(page: AppTest) -> str:
@@ -116,6 +118,41 @@ def test_a_frequency_alone_and_its_neurons(app_folder: Path) -> None:
     assert page.toggle(key="parts_er").value is False
     page.toggle(key="parts_gallery").set_value(True).run()
     assert not page.exception and not page.error
+
+
+def test_every_neuron_of_a_frequency_can_be_paged_to(app_folder: Path) -> None:
+    """Ordered by variance worked out here, six at a time, all of them and each once."""
+    network = network_of(find_run(FULL))
+    frequencies = board(network, 0).study.parts.neuron_frequencies
+    counts = {row.frequency: row.neurons for row in grid_of(network, 0).rows}
+    frequency = max(counts, key=lambda k: counts[k])
+    count = counts[frequency]
+    assert count > 6
+    one, name = subject(network), "blocks.0.mlp.hook_post"
+    tokens = one.task.encode(one.task.domain())
+    read = forward(one.params, tokens, one.config, taps=[name]).activations[name][:, -1]
+    named = (frequencies == frequency).nonzero()[:, 0].tolist()
+    expected = sorted(named, key=lambda i: -float(read[:, i].var()))
+    assert neurons_of_frequency(network, 0, frequency) == tuple((0, i) for i in expected)
+    address = {"parts_gallery": "true", "parts_plane": str(frequency)}
+    page = opened("parts", app_folder, run=FULL, **address)
+    assert f"Neurons 1 to 6 of {count}, those that vary most first" in words(page)
+    page = unfolded(page, "parts_neurons")
+    assert maps_of_table(page) == [f"m0.{i}" for i in expected[:6]]
+    (turner,) = page.pagination
+    last = -(-count // 6)
+    page = turner.set_value(last).run()
+    assert f"Neurons {6 * (last - 1) + 1} to {count} of {count}" in words(page)
+    key = f"parts_page{frequency}"
+    page = opened("parts", app_folder, run=FULL, **address, **{key: str(last)})
+    page = unfolded(page, "parts_neurons")
+    assert maps_of_table(page) == [f"m0.{i}" for i in expected[6 * (last - 1) :]]
+    page = opened("parts", app_folder, run=FULL, **address, **{key: "9999"})
+    assert not page.exception and not page.error and "Neurons " in words(page)
+
+
+def maps_of_table(page: AppTest) -> list[str]:
+    return next(one.value["map"].tolist() for one in page.dataframe if "map" in one.value)
 
 
 def test_heads_are_not_predicted(app_folder: Path) -> None:

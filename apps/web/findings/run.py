@@ -1,6 +1,8 @@
 """Findings of the chosen run: claims, notes, marks, and saving it all as one file."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import streamlit as st
 
@@ -21,11 +23,14 @@ from apps.web.findings.data import (
     size_of,
     view_of,
 )
+from apps.web.findings.mechanism_places import set_switches, switches_address, switches_of
 from apps.web.findings.places import PAGES, look_at
 from apps.web.findings.shown import counted, show_marks, show_note, show_records, title_of
-from apps.web.shell import LAST_VIEW, escaped, guarded, link_to
+from apps.web.shell import LAST_VIEW, escaped, guarded, link_to, page_of
 from apps.web.view import views
 from apps.web.words import help_of
+from workbench.errors import WorkbenchError
+from workbench.finding import Finding
 from workbench.record import Record
 from workbench.records import read_notebook
 from workbench.run import Run
@@ -68,7 +73,12 @@ def _claims(network: Network) -> None:
             "checkpoint that was asked."
         )
     offer_explanation(network, explained=explained, page="findings")
-    show_records(records, key="findings_screen", beside=partial(_beside, network))
+    show_records(
+        records,
+        key="findings_screen",
+        beside=partial(_beside, network),
+        below=partial(_below, network),
+    )
 
 
 def _beside(network: Network, record: Record) -> None:
@@ -82,6 +92,23 @@ def _beside(network: Network, record: Record) -> None:
         if st.button("Remove it", key=f"findings_remove_{record.id}", type="primary"):
             remove_record(network.run, record)
             st.rerun()
+
+
+def _below(network: Network, record: Record, finding: Finding) -> None:
+    """Where a claim about a mechanism is seen to happen."""
+    switches = switches_of(record, finding)
+    if switches is None or "parts" not in views:
+        return
+    step = record.step if record.step in network.run.steps else None
+    if st.button(
+        "See it happen",
+        icon=views.get("parts").icon,
+        key=f"findings_see_{record.id}_{finding.id}",
+        help="Opens Parts with the switches set as this test sets them.",
+        on_click=partial(set_switches, switches, step),
+    ):
+        address = switches_address(switches)
+        st.switch_page(page_of("parts"), query_params={"run": network.name, **address})
 
 
 def _origin(run: Run) -> None:
@@ -209,7 +236,7 @@ def _downloads(
     buttons = st.container(horizontal=True)
     buttons.download_button(
         f"Save as a session, about {size_text(size)}",
-        make,
+        partial(told_of, run, make),
         file_name=f"{name}.workbench",
         mime="application/octet-stream",
         key="findings_save",
@@ -220,7 +247,7 @@ def _downloads(
     )
     buttons.download_button(
         "Save as an offline page",
-        partial(page_of_run, run),
+        partial(told_of, run, partial(page_of_run, run)),
         file_name=f"{name}.html",
         mime="text/html",
         key="findings_page_file",
@@ -229,6 +256,27 @@ def _downloads(
         help="One HTML file, mostly of 1 to 2 MB, that opens in any browser without the Workbench "
         "and asks nothing of the network.",
     )
+    if run.path in _not_made:
+        st.error(
+            f"The last file could not be made: {escaped(_not_made[run.path])}",
+            icon=":material/error:",
+        )
+
+
+def told_of(run: Run, make: Callable[[], bytes]) -> bytes:
+    """A file that the browser asks for, apart from the page. Why it could not be made is kept for
+    the page, as the browser says no more than that it failed. Raises what `make` raises."""
+    try:
+        made = make()
+    except (WorkbenchError, OSError) as error:
+        _not_made[run.path] = one_line(str(error))
+        raise
+    _not_made.pop(run.path, None)
+    return made
+
+
+_not_made: dict[Path, str] = {}
+"""Of each run, why the last file could not be made."""
 
 
 def size_text(size: int) -> str:

@@ -57,6 +57,7 @@ def show_records(
     *,
     key: str,
     beside: Callable[[Record], None] | None = None,
+    below: Callable[[Record, Finding], None] | None = None,
     states: Mapping[str, str] | None = None,
 ) -> None:
     """Draw records by kind: all findings in one table, then each beside its controls.
@@ -64,6 +65,7 @@ def show_records(
     Args:
         key: of the widget that turns to other findings.
         beside: draws what may be done with a record.
+        below: draws what may be done with a finding.
         states: by record, what became of it in a replay.
     """
     shown = _on_screen(records, key)
@@ -78,6 +80,8 @@ def show_records(
             for finding in one.findings:
                 with st.container(border=True):
                     show_finding(finding)
+                    if below is not None:
+                        below(one.record, finding)
 
 
 def overview(shown: Sequence[Shown]) -> str:

@@ -15,6 +15,7 @@ import re
 import secrets
 from pathlib import Path
 
+from apps.app import UPLOAD_MB
 from workbench.errors import AppError
 from workbench.session import Session, open_session
 from workbench.session.verifying import verify_as
@@ -22,7 +23,7 @@ from workbench.storage import atomic_write, explained, sha256
 
 OPENED, SUFFIX = ".opened", ".workbench"
 MIB = 2**20
-LARGEST = 256 * MIB
+LARGEST = UPLOAD_MB * MIB
 """Bytes of a file."""
 MOST, MOST_BYTES = 20, 1024 * MIB
 """Files that are kept, and bytes of all of them."""

@@ -4,20 +4,24 @@ import math
 
 import streamlit as st
 import torch
+from streamlit.delta_generator import DeltaGenerator
 
 from apps.web.cache import remembered
 from apps.web.charts.chart import Gallery, HeatMap, ScatterChart
 from apps.web.charts.show import show
-from apps.web.choice import Network, subject
+from apps.web.choice import Network
+from apps.web.network.data import maps_of, shares_of
 from apps.web.parts.data import board, coordinates
 from apps.web.parts.switches import Grid
 from apps.web.words import help_of
 from circuits.fourier.parts import structure
 from circuits.fourier.switchboard import Switches
-from circuits.neuron_maps import neuron_maps
 
-SHOWN = 6
-"""Neurons in the gallery: those that vary most."""
+PER_PAGE = 6
+"""Neurons on each page of the gallery."""
+PLANE, GALLERY = "parts_plane", "parts_gallery"
+PAGE = "parts_page"
+"""Key of the number of the page, before its frequency."""
 TILE = 40
 """Elements a side that a small map shows: the first ones."""
 OPERANDS = ("a", "b")
@@ -39,7 +43,7 @@ def draw(network: Network, seed: int, grid: Grid, switches: Switches) -> None:
             list(counts),
             default=next(iter(counts)),
             required=True,
-            key="parts_plane",
+            key=PLANE,
             bind="query-params",
             help=help_of("key frequency"),
         )
@@ -63,13 +67,11 @@ def draw(network: Network, seed: int, grid: Grid, switches: Switches) -> None:
         st.caption(f"No neuron was named for frequency {frequency}.")
     elif st.toggle(
         f"Show neurons of frequency {frequency} ({counts[frequency]:,} there are)",
-        key="parts_gallery",
+        key=GALLERY,
         bind="query-params",
         help=help_of("neurons of a frequency"),
     ):
-        with st.spinner("Reading its neurons on every input..."):
-            gallery = _gallery(network, seed, frequency)
-        show(gallery, key="parts_neurons")
+        _draw_neurons(network, seed, frequency)
 
 
 def scatter(
@@ -98,25 +100,67 @@ def scatter(
     )
 
 
+def _draw_neurons(network: Network, seed: int, frequency: int) -> None:
+    """A page of the neurons of a frequency, and what turns to the others."""
+    with st.spinner("Reading its neurons on every input..."):
+        found = neurons_of(network, seed, frequency)
+        turned = st.container(
+            horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+        )
+        first = PER_PAGE * (_page(turned, frequency, len(found)) - 1)
+        gallery = neuron_gallery(network, frequency, found[first : first + PER_PAGE])
+    last = min(first + PER_PAGE, len(found))
+    size = len(structure(board(network, seed).study.subject).elements)
+    part = f" Maps show the first {TILE} of {size} values." if size > TILE else ""
+    turned.caption(
+        f"Neurons {first + 1:,} to {last:,} of {len(found):,}, those that vary most first.{part}"
+    )
+    show(gallery, key="parts_neurons")
+
+
+def _page(place: DeltaGenerator, frequency: int, count: int) -> int:
+    """The page that is chosen, from 1."""
+    pages = -(-count // PER_PAGE)
+    if pages == 1:
+        return 1
+    key = f"{PAGE}{frequency}"
+    if st.session_state.get(key, 1) > pages:  # a link to another network
+        st.session_state[key] = pages
+    return place.pagination(pages, key=key, bind="query-params")
+
+
 @remembered
-def _gallery(network: Network, seed: int, frequency: int) -> Gallery:
-    """The neurons of a frequency that vary most, over all inputs."""
-    config, own = network.run.config.model, board(network, seed)
-    named = own.study.parts.neuron_frequencies.reshape(config.n_layers, -1)
-    maps, titles = [], []
-    for layer in range(config.n_layers):
-        values = neuron_maps(subject(network), layer)
-        found = (named[layer] == frequency).nonzero()[:, 0]
-        order = values[found].flatten(1).var(1).argsort(descending=True)
-        for neuron in found[order][:SHOWN].tolist():
-            titles.append(f"m{layer}.{neuron}")
-            maps.append(_neuron_map(network, values[neuron, :TILE, :TILE], titles[-1]))
+def neurons_of(network: Network, seed: int, frequency: int) -> tuple[tuple[int, int], ...]:
+    """The neurons of a frequency, each its layer and its number: those that vary most first."""
+    layers = network.run.config.model.n_layers
+    named = board(network, seed).study.parts.neuron_frequencies.reshape(layers, -1)
+    varied = torch.stack([maps_of(network, layer, 0).var((1, 2)) for layer in range(layers)])
+    order = varied.flatten().argsort(descending=True, stable=True).tolist()
+    width = named.shape[1]
+    return tuple(divmod(i, width) for i in order if named[divmod(i, width)] == frequency)
+
+
+@remembered
+def neuron_gallery(
+    network: Network, frequency: int, neurons: tuple[tuple[int, int], ...]
+) -> Gallery:
+    """Some neurons of a frequency over all inputs."""
+    titles = tuple(f"m{layer}.{neuron}" for layer, neuron in neurons)
+    values = [maps_of(network, layer, 0)[neuron] for layer, neuron in neurons]
+    shares = [shares_of(network, layer)[frequency - 1, neuron] for layer, neuron in neurons]
     return Gallery(
         name=f"neurons-{frequency}",
         alt=f"Activations over a and b of neurons named for frequency {frequency}: "
         + ", ".join(titles),
-        maps=tuple(maps[:SHOWN]),
-        titles=tuple(titles[:SHOWN]),
+        maps=tuple(
+            _neuron_map(network, one[:TILE, :TILE], title)
+            for one, title in zip(values, titles, strict=True)
+        ),
+        titles=titles,
+        details=(
+            ("variance", tuple(f"{float(one.var()):.4g}" for one in values)),
+            (f"share at frequency {frequency}", tuple(f"{float(one):.1%}" for one in shares)),
+        ),
     )
 
 
