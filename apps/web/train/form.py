@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import streamlit as st
 
@@ -47,6 +47,8 @@ SETTINGS_SAID = {
     "significant one.",
 }
 """Of every setting of a task, in a line."""
+LABELS = {"p": "p (a prime)"}
+"""Of settings that are not called as the task calls them."""
 _SEEDS = re.compile(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?")
 
 
@@ -71,12 +73,14 @@ def form() -> TrainOrder:
         help=help_of("seed") + "  \nOne network for each: 0, or 0,4,7, or 0-3.",
     )
     with of_size:
-        settings = _numbers(name)
+        settings = _settings(name, whole=True)
+        if "p" in settings:
+            _usual(settings["p"])
     recipes = [AUTOMATIC, *recipes_for(make_task(name))]
     with st.expander("More settings", icon=":material/tune:"):
         left, right = st.columns([2, 3])
         with left:
-            settings |= _switches(name)
+            settings |= _settings(name, whole=False)
         suits = default_recipe(make_task(name, _known(name, settings)))
         with of_recipe:
             recipe = _recipe_choice(recipes, suits)
@@ -154,27 +158,30 @@ def _recipe_choice(recipes: list[str], suits: str) -> str:
 # ---------------------------------------------------------------------- settings of the task
 
 
-def _numbers(name: str) -> dict[str, Any]:
-    """Whole-number settings of a task; p with the usual ones beside it."""
-    values: dict[str, Any] = {}
-    for field, kind in _fields(name):
-        if kind is int:
-            default = QUICK_P if field.name == "p" else field.default
-            values[field.name] = st.number_input(
-                field.name.replace("n_", "").replace("_", " ").capitalize()
-                if field.name != "p"
-                else "p (a prime)",
-                min_value=1,
-                max_value=9999,
-                value=default,
-                step=1,
-                key=f"train_{field.name}",
-                bind="query-params",
-                help=SETTINGS_SAID.get(field.name),
-            )
-    if "p" in values:
-        _usual(values["p"])
-    return values
+def _settings(name: str, *, whole: bool) -> dict[str, Any]:
+    """The settings of a task that are whole numbers, or those that are not."""
+    return {
+        field.name: _setting(field, kind)
+        for field, kind in _fields(name)
+        if (kind is int) is whole and (kind in (int, bool) or get_origin(kind) is Literal)
+    }
+
+
+def _setting(field: Any, kind: Any) -> Any:
+    """The field of one setting; what it is set to."""
+    label = LABELS.get(field.name, field.name.removeprefix("n_").replace("_", " ").capitalize())
+    common: dict[str, Any] = {
+        "key": f"train_{field.name}",
+        "bind": "query-params",
+        "help": SETTINGS_SAID.get(field.name),
+    }
+    if kind is int:
+        default = QUICK_P if field.name == "p" else field.default
+        return st.number_input(label, min_value=1, max_value=9999, value=default, step=1, **common)
+    if kind is bool:
+        return st.toggle(label, value=field.default, **common)
+    options = list(get_args(kind))
+    return st.selectbox(label, options, index=options.index(field.default), **common)
 
 
 def _usual(p: int) -> None:
@@ -193,29 +200,6 @@ def _take_usual() -> None:
     p = st.session_state["train_usual"]
     if p is not None:
         st.session_state["train_p"] = p
-
-
-def _switches(name: str) -> dict[str, Any]:
-    """Settings of a task that are no numbers."""
-    values: dict[str, Any] = {}
-    for field, kind in _fields(name):
-        label, key = field.name.replace("_", " ").capitalize(), f"train_{field.name}"
-        said = SETTINGS_SAID.get(field.name)
-        if kind is bool:
-            values[field.name] = st.toggle(
-                label, value=field.default, key=key, bind="query-params", help=said
-            )
-        elif get_origin(kind) is Literal:
-            options = list(get_args(kind))
-            values[field.name] = st.selectbox(
-                label,
-                options,
-                index=options.index(field.default),
-                key=key,
-                bind="query-params",
-                help=said,
-            )
-    return values
 
 
 def _fields(name: str) -> list[tuple[Any, Any]]:
@@ -239,63 +223,61 @@ def _changed(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- overrides
 
 
+class _Override(NamedTuple):
+    """A setting of the recipe or the network that may be filled in."""
+
+    column: int
+    label: str
+    least: float
+    """A whole number where the setting is one."""
+    most: float
+    said: str
+    step: float | None = None
+
+
+_OVERRIDES = {
+    "train_fraction": _Override(
+        *(0, "Share trained on", 0.01, 0.99),
+        "The other inputs are held out. With a small p there are few pairs, and from few pairs a "
+        "network learns them by heart: 0.8 for p = 23, 0.7 for 31, 0.6 for 59, 0.3 for 113 is what "
+        "it takes to generalise.",
+        0.05,
+    ),
+    "steps": _Override(
+        *(0, "Steps", 1, 1_000_000),
+        "Of the optimiser. The recipe's schedules are by step: fewer cut them off.",
+    ),
+    "d_model": _Override(
+        *(1, "Width (d_model)", 1, 4096), "Length of the residual stream at each position."
+    ),
+    "n_heads": _Override(
+        *(1, "Heads", 1, 64),
+        "Attention heads in each layer. The width of a head stays as it is.",
+    ),
+    "n_layers": _Override(*(2, "Layers", 1, 12), "Blocks of attention and MLP."),
+}
+
+
 def _overrides(fraction: float | None, recipe: Recipe, model: ModelConfig) -> dict[str, Any]:
     """Settings of the recipe and the network that were filled in."""
-    usual = recipe.train_fraction if fraction is None else fraction
-    left, middle, right = st.columns(3)
-    values = {
-        "train_fraction": left.number_input(
-            "Share trained on",
-            min_value=0.01,
-            max_value=0.99,
-            value=None,
-            step=0.05,
-            placeholder=f"{usual:g}",
-            key="train_train_fraction",
-            bind="query-params",
-            help="The other inputs are held out. With a small p there are few pairs, and from few "
-            "pairs a network learns them by heart: 0.8 for p = 23, 0.7 for 31, 0.6 for 59, 0.3 for "
-            "113 is what it takes to generalise.",
-        ),
-        "steps": left.number_input(
-            "Steps",
-            min_value=1,
-            max_value=1_000_000,
-            value=None,
-            placeholder=f"{recipe.steps}",
-            key="train_steps",
-            bind="query-params",
-            help="Of the optimiser. The recipe's schedules are by step: fewer cut them off.",
-        ),
-        "d_model": middle.number_input(
-            "Width (d_model)",
-            min_value=1,
-            max_value=4096,
-            value=None,
-            placeholder=f"{model.d_model}",
-            key="train_d_model",
-            bind="query-params",
-            help="Length of the residual stream at each position.",
-        ),
-        "n_heads": middle.number_input(
-            "Heads",
-            min_value=1,
-            max_value=64,
-            value=None,
-            placeholder=f"{model.n_heads}",
-            key="train_n_heads",
-            bind="query-params",
-            help="Attention heads in each layer. The width of a head stays as it is.",
-        ),
-        "n_layers": right.number_input(
-            "Layers",
-            min_value=1,
-            max_value=12,
-            value=None,
-            placeholder=f"{model.n_layers}",
-            key="train_n_layers",
-            bind="query-params",
-            help="Blocks of attention and MLP.",
-        ),
+    usual = {
+        "train_fraction": recipe.train_fraction if fraction is None else fraction,
+        "steps": recipe.steps,
+        **{name: getattr(model, name) for name in ("d_model", "n_heads", "n_layers")},
     }
-    return {key: value for key, value in values.items() if value is not None}
+    columns = st.columns(3)
+    values = {
+        name: columns[one.column].number_input(
+            one.label,
+            min_value=one.least,
+            max_value=one.most,
+            value=None,
+            step=one.step,
+            placeholder=f"{usual[name]:g}" if name == "train_fraction" else f"{usual[name]}",
+            key=f"train_{name}",
+            bind="query-params",
+            help=one.said,
+        )
+        for name, one in _OVERRIDES.items()
+    }
+    return {name: value for name, value in values.items() if value is not None}
