@@ -2,7 +2,8 @@
 
 A second thread would only wait, and so it does in numpy and in the processes that tests start;
 hence the environment, which is read when torch and numpy are imported. A file keeps to one
-process, which makes its fixtures once. A file that is asked for alone starts sooner without a
+process, which makes its fixtures once; the longest files come first, so that no process waits for
+the other's last one. A file that is asked for alone starts sooner without a
 second process. `-n 0` keeps everything in one; any other `-n` is taken as it is.
 """
 
@@ -10,6 +11,20 @@ import os
 from pathlib import Path
 
 import pytest
+
+LONGEST = (
+    "test_engines.py",
+    "test_app_robust.py",
+    "test_journey_browser.py",
+    "test_readme.py",
+    "test_gates.py",
+    "test_circuit_oracle.py",
+    "test_cli.py",
+    "test_evaluate.py",
+    "test_restart.py",
+    "test_batch_kill.py",
+)
+"""The first to run, in this order."""
 
 for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[threads] = "1"
@@ -27,3 +42,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if option.numprocesses and option.dist == "no":
         option.dist = "loadfile"
     option.loadscopereorder = False  # files with many tests are not the long ones
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; all others keep their places."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -1,24 +1,14 @@
-"""A page full of script in a real browser: none of it runs, and nothing is asked for.
+"""A page full of script in a real browser: none of it runs, and nothing is asked for."""
 
-Needs playwright (the `test` extra) and a Chromium or Chrome that is installed; no browser is ever
-downloaded.
-"""
-
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from apps.session_page import session_page
-from tests.app.small_session import (
-    hostile_session,
-    small_session,
-)
+from tests.app.small_session import hostile_session, small_session
 from workbench.session import Session
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BAD = ("error", "warning")
 CARELESS = """<!DOCTYPE html><title>careless</title><link rel="icon" href="data:,">
 <script>window.pwned = 1; console.error("script ran")</script>
@@ -46,25 +36,6 @@ class Visit(NamedTuple):
     text: str
     overflow: int
     """Pixels that the page is wider than the window."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(
-            f"NO BROWSER FOUND ({', '.join(BROWSERS)}): that exported pages run nothing and ask "
-            "for nothing was NOT checked; install chromium to check it"
-        )
-    reason = (
-        "PLAYWRIGHT IS NOT INSTALLED: that exported pages run nothing and ask for nothing was NOT "
-        "checked; install the `test` extra to check it"
-    )
-    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def let_only(own: str, route: Any, sent: list[str]) -> None:

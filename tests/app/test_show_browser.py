@@ -1,19 +1,14 @@
 """Charts in a real browser: what is clicked comes back, once; zoom stays; names run nothing."""
 
-import os
 import re
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.app.browsing import SECONDS, RunningApp, chromium, settled
+from tests.app.browsing import RunningApp, running, settled
 
 HERE = Path(__file__).parent
 QUIET = {
@@ -25,56 +20,27 @@ QUIET = {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium("that clicks on charts choose what was clicked") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def app(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+def charts(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """Streamlit on a free port, with the script of `show_script`."""
-    log = tmp_path_factory.mktemp("show") / "log"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = [f"--{name}={value}" for name, value in (QUIET | {"server.port": str(port)}).items()]
-    command = [sys.executable, "-m", "streamlit", "run", str(HERE / "show_script.py"), *options]
-    root = str(HERE.parents[1])
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, env=os.environ | {"PYTHONPATH": root}
-        )
-        try:
-            _wait_for(f"http://127.0.0.1:{port}", process, log)
-            yield RunningApp(address=f"http://127.0.0.1:{port}", process=process, log=log)
-        finally:
-            process.terminate()
-            process.wait(10)
+    script = ["streamlit", "run", str(HERE / "show_script.py"), *options]
+    with running(script, log=tmp_path_factory.mktemp("show") / "log") as found:
+        yield found
 
 
 @pytest.fixture
-def tab(browser: Any, app: RunningApp) -> Iterator[Any]:
+def tab(browser: Any, charts: RunningApp) -> Iterator[Any]:
     """A new person's tab; at the end nothing was asked of others, and no script of names ran."""
-    context = app.context(browser)
-    page = app.visit(context)
-    dialogs: list[str] = []
-    page.on("dialog", lambda shown: (dialogs.append(shown.message), shown.dismiss()))
+    context = charts.context(browser)
+    charts.begin()
+    page = charts.visit(context)
     yield page
     assert page.locator("img[src='x']").count() == 0
     context.close()
-    assert app.foreign == [] and app.complaints == [] and dialogs == []
-    assert "Traceback" not in app.log.read_text()
-
-
-def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"no server: {log.read_text()}")
+    charts.assert_quiet()
 
 
 def picture(tab: Any, key: str) -> Any:
@@ -83,7 +49,7 @@ def picture(tab: Any, key: str) -> Any:
     found.locator("path").first.wait_for(state="attached")
     found.scroll_into_view_if_needed()
     place = None
-    while place != (place := found.bounding_box()):
+    while place != (place := settled(tab) and found.bounding_box()):
         tab.wait_for_timeout(250)  # until nothing above it grows any more
     return found
 
@@ -196,6 +162,13 @@ def test_the_keyboard_alone_chooses_a_row(tab: Any) -> None:
     settled(tab)
     first = int(tab.get_by_text(re.compile(r"^row [012]$")).inner_text().split()[1])
     assert f"row={first}" in tab.url
+
+
+def test_a_table_is_drawn_when_it_is_unfolded(tab: Any) -> None:
+    table = tab.locator(".st-key-cell_table canvas")
+    assert table.count() == 0
+    tab.locator(".st-key-cell_folder summary").click()
+    table.first.wait_for()
 
 
 def test_a_picture_is_downloaded_when_it_is_asked_for(tab: Any) -> None:

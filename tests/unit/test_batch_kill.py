@@ -5,12 +5,13 @@ milliseconds and lands in the work.
 """
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -83,8 +84,17 @@ context = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
+def imported() -> Iterator[None]:
+    """A server with these imports, though another file had one with its own, and may need it again.
+
+    There is one server in a process, and it takes no more imports once it runs: each process
+    forked from another file's would import torch, for seconds in which no kill finds any work.
+    """
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()
     context.set_forkserver_preload(["tests.unit.test_batch_kill", "probes.batch.engines.local"])
+    yield
+    server._stop()
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +217,7 @@ def test_two_runs_share_the_work_and_compute_nothing_twice(tmp_path: Path) -> No
 
 
 def test_when_one_of_two_runs_is_killed_the_other_does_its_work(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path / "log", shards=40, seconds=0.05)
+    plan = plan_of(tmp_path / "log", shards=40, seconds=0.02)
     killed, other = (begin(plan, tmp_path / "x") for _ in range(2))
     while len(finished(plan, tmp_path / "x")) < 5:
         time.sleep(0.005)
