@@ -34,6 +34,7 @@ HARMLESS = "404 (Not Found)"
 """Streamlit asks for its own paths below the page's first, and then at the root."""
 STILL = """async ([idle, milliseconds]) => {
   const seen = () => document.querySelector(idle) && !document.querySelector('[data-stale="true"]')
+    && ![...document.querySelectorAll('[aria-busy="true"]')].some((one) => one.offsetHeight)
     && (document.querySelector('[data-testid="stMain"]')?.scrollHeight ?? 0) + 1;
   const end = performance.now() + milliseconds;
   for (let since = performance.now(), before = seen(); performance.now() < end;) {
@@ -45,7 +46,8 @@ STILL = """async ([idle, milliseconds]) => {
   }
   return false;
 }"""
-"""Whether the script was done, and the page as long as it was, for a tenth of a second."""
+"""Whether the script was done, every chart in sight drawn, and the page as long as it was, for a tenth
+of a second."""
 
 
 def require_browser(what: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.web.charts.echarts import option_of
 from apps.web.charts.rows import table_of
 from apps.web.choice import Network, find_run, network_of
 from apps.web.trace.circuit_keep import neuronpedia_json
@@ -82,17 +83,17 @@ def test_picture_and_table_tell_the_label() -> None:
     circuit = circuit_of(GROUND.graph(None), EDGES)
     marks = Marks(labels={"m0->logits": "says it", "m0": "adds"})
     picture = picture_of(circuit, None, marks, name="x", measure="edge", live=circuit)
-    names = {edge.name for edge in picture.chart.edges}
-    assert names == {"embed->m0", "pos_embed->m0", "m0->logits: says it"}
+    labels = {edge.name: edge.label for edge in picture.chart.edges}
+    assert labels == {"embed->m0": "", "pos_embed->m0": "", "m0->logits": "says it"}
     row = picture.row("m0->logits")
-    assert row is not None and table_of(picture.chart)["part"][row] == "m0->logits: says it"
+    assert row is not None and table_of(picture.chart)["label"][row] == "says it"
+    links = option_of(picture.chart, dark=False, select=True, chosen=None)["series"][0]["links"]
+    assert "m0->logits: says it" in [link["value"][0] for link in links]
     at_positions = circuit_of(GROUND.graph(3), ["m0->logits@2", "embed->m0@1"])
     marks = Marks(labels={"m0->logits": "everywhere", "embed->m0@1": "here"})
     picture = picture_of(at_positions, None, marks, name="x", measure="edge", live=at_positions)
-    assert {edge.name for edge in picture.chart.edges} == {
-        "m0->logits@2: everywhere",
-        "embed->m0@1: here",
-    }
+    labels = {edge.name: edge.label for edge in picture.chart.edges}
+    assert labels == {"m0->logits@2": "everywhere", "embed->m0@1": "here"}
 
 
 def test_a_line_of_several_edges_tells_all_their_labels_in_some_letters() -> None:
@@ -101,10 +102,10 @@ def test_a_line_of_several_edges_tells_all_their_labels_in_some_letters() -> Non
     group = (Group(name="heads", nodes=("a0.h0", "a0.h1")),)
     marks = Marks(labels={"a0.h0->m0": "one", "a0.h1->m0": "two"}, groups=group)
     [line] = picture_of(circuit, None, marks, name="x", measure="edge", live=circuit).chart.edges
-    assert line.name == "heads->m0: one; two"
+    assert (line.name, line.label) == ("heads->m0", "one; two")
     marks = Marks(labels=dict.fromkeys(edges, "y" * 200), groups=group)
     [line] = picture_of(circuit, None, marks, name="x", measure="edge", live=circuit).chart.edges
-    assert line.name == f"heads->m0: {'y' * 199}…"
+    assert line.label == f"{'y' * 199}…"
 
 
 def test_an_edge_is_labelled_on_the_page_and_stays_chosen(
@@ -122,7 +123,7 @@ def test_an_edge_is_labelled_on_the_page_and_stays_chosen(
     assert not any("<b>" in one for one in shown)  # escaped
     assert "**m0->logits**: <b>says</b> it" in " ".join(shown).replace("\\", "")
     [table] = [one.value for one in unfolded(test, "trace_part").dataframe if "part" in one.value]
-    assert table["part"][row] == "m0->logits: <b>says</b> it"
+    assert table["label"][row] == "<b>says</b> it"
     test.button(key="trace_undo").click().run()
     assert draft_of(test, network).history.state.marks.labels == {}
 
