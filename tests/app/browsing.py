@@ -46,7 +46,7 @@ STILL = """async ([idle, milliseconds]) => {
   }
   return false;
 }"""
-"""Whether the script was done, every chart in sight drawn, and the page as long as it was, for a tenth
+"""Whether the script was done, all charts in sight drawn, and the page as long as it was, for a tenth
 of a second."""
 
 
