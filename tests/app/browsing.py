@@ -46,8 +46,8 @@ STILL = """async ([idle, milliseconds]) => {
   }
   return false;
 }"""
-"""Whether the script was done, all charts in sight drawn, and the page as long as it was, for a tenth
-of a second."""
+"""Whether the script was done, all charts in sight drawn, and the page as long as it was, for 0.1
+seconds."""
 
 
 def require_browser(what: str) -> str:
