@@ -54,6 +54,19 @@ def test_a_page_fits_can_be_read_and_asks_nobody(name: str, tab: Any, served: Ru
     assert served.said == [] and tab.evaluate("window.pwned === undefined")
 
 
+@pytest.mark.parametrize("width", [1024, 390])
+def test_numbers_of_neurons_are_whole_in_a_narrow_window(
+    width: int, tab: Any, served: RunningApp
+) -> None:
+    """91 that is cut off to 9. would be another number."""
+    served.begin()
+    tab.set_viewport_size({"width": width, "height": 900})
+    served.go(tab, "parts", run=FULL)
+    numbers = tab.get_by_test_id("stGrid").locator("[class*='st-key-parts_n'] p")
+    numbers.first.wait_for()
+    assert numbers.evaluate_all(CUT) == []
+
+
 def weak_texts(tab: Any) -> list[Any]:
     """Texts whose contrast is too weak, once colours rest: they change softly with a control."""
     weak: list[Any] = []
@@ -64,6 +77,14 @@ def weak_texts(tab: Any) -> list[Any]:
         tab.wait_for_timeout(250)
     return weak
 
+
+CUT = """all => all.filter(text => {
+  const right = x => x.getBoundingClientRect().right;
+  for (let at = text; at.tagName !== 'LABEL'; at = at.parentElement)
+    if (at.clientWidth && at.scrollWidth > at.clientWidth) return true;
+  return right(text) > right(text.closest('label')) + 1;
+}).map(text => text.innerText)"""
+"""Texts of labels of which a part is cut off."""
 
 CONTRAST = """() => {
   const parts = text => text.match(/[\\d.]+/g).map(Number);

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.grid_container import GridContainer
 
 from apps.web.choice import Network
@@ -21,8 +22,10 @@ EMBEDDING, NEURONS, LOGITS, TURN = "parts_e", "parts_n", "parts_l", "parts_t"
 REST_EMBEDDING, REST_LOGITS = "parts_er", "parts_lr"
 HEADS, FILL, SHIFT = "parts_heads", "parts_fill", "parts_shift"
 HEADINGS = ("k", "Embed", "Neurons", "Logits", "Turn a by")
-COLUMNS = len(HEADINGS) + 1
-"""Of the grid: the turn takes two."""
+COLUMNS = len(HEADINGS) + 2
+"""Of the grid: the neurons, with their number, and the turn take two each."""
+NARROWEST = 42
+"""Of its columns, in pixels; where there is less room, the grid scrolls."""
 FILLS = ("mean", "zero")
 
 
@@ -116,7 +119,11 @@ def draw_switches(grid: Grid) -> Switches:
                 help=help_of(*terms),
             )
             place = st.grid(
-                COLUMNS, min_column_width=50, wrap=False, gap=(4, 4), vertical_alignment="center"
+                COLUMNS,
+                min_column_width=NARROWEST,
+                wrap=False,
+                gap=(4, 4),
+                vertical_alignment="center",
             )
             _draw_heading(place)
             for row in grid.rows:
@@ -151,9 +158,11 @@ def draw_switches(grid: Grid) -> Switches:
 
 
 def _draw_heading(place: GridContainer) -> None:
-    *names, turn = HEADINGS
-    for name in names:
-        place.caption(name)
+    k, embed, neurons, logits, turn = HEADINGS
+    place.caption(k)
+    place.caption(embed)
+    place.cell(column_span=2).caption(neurons)
+    place.caption(logits)
     place.cell(column_span=2).caption(turn, help=help_of("turning a plane"))
 
 
@@ -172,10 +181,11 @@ def _draw_row(place: GridContainer, grid: Grid, row: Row) -> None:
         _toggle(place, f"Embedding plane of frequency {k}", _e(row))
     else:
         place.caption("none")
+    neurons = place.cell(column_span=2)
     if row.neurons:
-        _toggle(place, f"Neurons of frequency {k}", _n(row), shown=f":small[{row.neurons:,}]")
+        _toggle(neurons, f"Neurons of frequency {k}", _n(row), shown=f":small[{row.neurons:,}]")
     else:
-        place.caption("0")
+        neurons.caption("0")
     if row.key:
         _toggle(place, f"Logit plane of frequency {k}", _l(row))
     else:
@@ -196,11 +206,11 @@ def _draw_row(place: GridContainer, grid: Grid, row: Row) -> None:
 def _draw_rest(place: GridContainer) -> None:
     place.caption("rest")
     _toggle(place, "All other planes of the embeddings", REST_EMBEDDING)
-    place.caption("")
+    place.cell(column_span=2).caption("")
     _toggle(place, "All other planes of the logits", REST_LOGITS)
 
 
-def _toggle(place: GridContainer, label: str, key: str, shown: str | None = None) -> None:
+def _toggle(place: DeltaGenerator, label: str, key: str, shown: str | None = None) -> None:
     place.toggle(
         shown or label,
         value=True,
