@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes.lbfgs import PerProbe, Problem, Solution, lifted_factor
+from probes.lbfgs import PerProbe, Problem, Solution, lift_of, lifted_factor
 
 MOST = 14
 """Steps before a probe is left to others."""
@@ -34,6 +34,18 @@ BAGS = 3
 
 
 Solve = Callable[[Tensor, bool], Tensor]
+
+
+class _Preconditioner(NamedTuple):
+    """H^-1 g in two halves, for the Hessian where every input has the probability of the start.
+
+    That is L L^T; the halves are L^-1 g, whose square is never negative, and L^-T of that.
+    """
+
+    solve: Solve
+    excess: Float[Tensor, "site probe"]
+    """How many times a variable's own curvature, 1 at least, its rounding may come to: no step
+    need ever show it, where one variable is far larger than the others."""
 
 
 class _Inputs(NamedTuple):
@@ -91,11 +103,12 @@ def few_passes(
         start: intercepts.
 
     The gap is half the squared Newton decrement, with the least curvature, relative to the
-    preconditioner's, of all steps. Probes that get on too slowly have a gap of infinity.
+    preconditioner's, of all steps, and allowing for the preconditioner's rounding. Probes that get
+    on too slowly have a gap of infinity.
     """
-    inputs, solve = _inputs(problem), _solver(problem, sample, start)
+    inputs, (solve, excess) = _inputs(problem), _preconditioner(problem, sample, start)
     state, last = _begin(inputs, start, solve), None
-    limit = state.decrement / 2
+    limit = state.decrement * excess / 2
     softest = torch.full_like(limit, torch.inf)
     end = _End(
         active=torch.ones_like(limit, dtype=torch.bool),
@@ -109,7 +122,7 @@ def few_passes(
         last = _Last(*(torch.where(end.active[..., None], part, 0) for part in last))
         moved = state.variables + last.step, state.logits + last.change
         state = _arrived(inputs, *moved, solve)
-        gap, limit = state.decrement / (softest * 2), limit * SLOWEST
+        gap, limit = state.decrement * excess / (softest * 2), limit * SLOWEST
         fast = gap <= limit if step >= PATIENCE else gap.isfinite()
         if bool((fast & (gap > end.objective * tolerance)).all()):
             continue
@@ -137,11 +150,9 @@ def _inputs(problem: Problem) -> _Inputs:
     return _Inputs(x, problem.cost, problem.classes.to(x), bags)
 
 
-def _solver(problem: Problem, sample: Int[Tensor, " m"], start: Float[Tensor, "probe 1"]) -> Solve:
-    """H^-1 g in two halves, for the Hessian where every input has the probability of the start.
-
-    That is L L^T; the halves are L^-1 g, whose square is never negative, and L^-T of that.
-    """
+def _preconditioner(
+    problem: Problem, sample: Int[Tensor, " m"], start: Float[Tensor, "probe 1"]
+) -> _Preconditioner:
     some = problem.x.index_select(1, sample).float()
     n_sites, _, d = some.shape
     weight = problem.cost[0, sample].float()  # other probes' costs are proportional
@@ -157,18 +168,19 @@ def _solver(problem: Problem, sample: Int[Tensor, " m"], start: Float[Tensor, "p
     moments[:, -1, :-1] = moments[:, :-1, -1] = scaled.sum(1)
     hessian = moments[:, None] * curvature
     hessian.diagonal(dim1=-2, dim2=-1)[..., :-1] += 1
+    excess = 1 + lift_of(hessian).to(problem.x.dtype)
     lower = lifted_factor(hessian).to(problem.x.dtype)
     if lower.device.type != "cpu":  # substitution is the slow way there
         eye = torch.eye(d + 1, device=lower.device, dtype=lower.dtype)
         inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
-        return lambda g, second: (inverse.mT if second else inverse) @ g
+        return _Preconditioner(lambda g, second: (inverse.mT if second else inverse) @ g, excess)
 
     def solve(g: Tensor, second: bool) -> Tensor:
         factor = lower.mT if second else lower
         solved: Tensor = torch.linalg.solve_triangular(factor, g, upper=second)
         return solved
 
-    return solve
+    return _Preconditioner(solve, excess)
 
 
 def _begin(inputs: _Inputs, start: Float[Tensor, "probe 1"], solve: Solve) -> _State:

@@ -208,12 +208,17 @@ def unsolved(start: Variables) -> Solution:
 
 def lifted_factor(hessian: Float[Tensor, "*batch v v"]) -> Float[Tensor, "*batch v v"]:
     """L of hessian = L L^T, lifted by a few roundings so that L exists."""
-    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    size = hessian.shape[-1]
-    lift = 4 * size * torch.finfo(hessian.dtype).eps * diagonal.amax(-1, keepdim=True)
-    lifted = hessian + torch.diag_embed(lift.expand_as(diagonal))
+    lifted = hessian.clone()
+    lifted.diagonal(dim1=-2, dim2=-1).add_(lift_of(hessian)[..., None])
     lower: Tensor = torch.linalg.cholesky_ex(lifted)[0]
     return lower
+
+
+def lift_of(hessian: Float[Tensor, "*batch v v"]) -> Float[Tensor, "*batch"]:
+    """A few roundings of a Hessian: what `lifted_factor` adds to its diagonal."""
+    largest = hessian.diagonal(dim1=-2, dim2=-1).amax(-1)
+    lift: Tensor = 4 * hessian.shape[-1] * torch.finfo(hessian.dtype).eps * largest
+    return lift
 
 
 def solver(lower: Float[Tensor, "site probe #k v v"]) -> Apply:

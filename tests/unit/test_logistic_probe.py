@@ -177,6 +177,23 @@ def test_few_passes_give_up_where_classes_are_told_apart() -> None:
     assert int(fitted.convergence.iterations[0, 0, 1, 0]) == int(alone.convergence.iterations)
 
 
+def test_few_passes_know_how_coarse_the_gram_matrix_is_beside_a_huge_variable() -> None:
+    """Its rounding, 1e9 here, is no curvature of the other variables, whose own is about 1."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 4, generator=generator, dtype=torch.float64)
+    y = (x[:, 1] > 0).long()
+    x = x * torch.tensor([1e6, 0.01, 0.01, 0.01])
+    # From weights 0 the second has a gradient near 3000 x 0.01 x E|z| / 2 = 12 and curvature
+    # 1 + 3000 x 0.01^2 / 4 = 1.08: a gap of 12^2 / 2.2 = 65, some 3 % of 3000 log 2.
+    found = quickly(x, y, 1.0, 1e-10)
+    assert float(found.gap) > 1 or float(found.variables[0, 0, 0, 1]) == pytest.approx(11, rel=0.1)
+    design = Design(x[None], torch.ones(1, 3000, dtype=torch.float64))
+    targets = make_targets(y[None], torch.arange(2))
+    fitted = Logistic().fit_many(design, targets, (1.0,))
+    assert bool(fitted.convergence.converged.all())
+    check_against_oracle(design, targets, fitted, 1e-4)
+
+
 def test_few_passes_in_float32_come_close_and_repeat_bit_for_bit() -> None:
     x, targets = problem(2, n=3000, sites=1, labels=1)
     low, y = x[0].float(), targets.classes[0]
