@@ -32,6 +32,8 @@ POINTS_AT_ONCE = 64
 """Points of a line that go through the network side by side."""
 SHARE_OF_ALLOWED = 1 / 64
 """What a piece may be off by, as a share of what the whole line may be."""
+MANY = 64
+"""Pieces of one pair's line that may fail and be halved again, however few it began with."""
 ROUNDING = 1e4
 """In rounding errors of the metric: a piece is never asked to be more exact than that."""
 
@@ -62,8 +64,8 @@ def attribute_steep_edges(
 
     Args:
         pieces: equal pieces that every line is cut into at first.
-        halvings: how often a piece may be halved. Halving also ends where nearly all pieces fail,
-            which is no steep place but noise.
+        halvings: how often a piece may be halved. Halving a pair's line also ends where as
+            many pieces of it fail as it began with, and `MANY`: no steep place but noise.
         allowed: by how much the sum of all edges out of what a course moves may miss what moving
             it does, in the metric's unit.
     """
@@ -100,7 +102,9 @@ class _Line:
         row = torch.arange(n, device=self.rows.device).repeat_interleave(pieces)
         left = Pieces(row, cuts.repeat(n))
         for depth in range(halvings + 1):
-            last = depth == halvings or len(left.row) >= 2 * n * pieces
+            # Each pair by itself: which others share its chunk decides nothing.
+            many = left.row.bincount(minlength=n) >= 2 * max(pieces, MANY)
+            last = many | (depth == halvings)
             failed = [self._take(grid, width, last) for grid in _grids(left)]
             width /= 2
             left = _halved(failed, width)
@@ -108,8 +112,8 @@ class _Line:
                 break
         return self.scores
 
-    def _take(self, grid: Grid, width: float, last: bool) -> Pieces:
-        """Add the scores of the pieces that pass; which do not."""
+    def _take(self, grid: Grid, width: float, last: Bool[Tensor, " pair"]) -> Pieces:
+        """Add the scores of the pieces that pass, or are a pair's last; which do not."""
         problem, rows = self.problem, self.rows[grid.rows]
         change = self.change[:, grid.rows]
         readers = problem.graph.reading_hooks
@@ -128,11 +132,13 @@ class _Line:
             moved_metric(problem, rows, change, self._share(grid.low + at)) for at in (0.0, width)
         )
         start, end = ends
-        passed = ((end - start - slope * width).abs() <= self.allowed) | last
-        weight = (passed & grid.known).to(slope) * width
+        passed = ((end - start - slope * width).abs() <= self.allowed) | last[grid.rows]
+        counts = passed & grid.known
+        weight = counts.to(slope) * width
         for reader in readers:
             at = slice(reader.start, reader.start + reader.count)
-            gradient = gradients[reader.hook]
+            # Zero times infinity is no zero: a gradient that does not count may be anything.
+            gradient = gradients[reader.hook].where(counts[..., None, None, None], 0)
             mean = einsum(gradient, weight, "cell row pos reader d, cell row -> row pos reader d")
             writers = [w for w in self.course.scored if w < reader.writers]
             self.scores[..., writers, at] += contract(problem.graph, change[writers], mean)

@@ -39,6 +39,8 @@ class CircuitAnalysis(Asked, Analysis):
     kind = "circuit"
     summary = "the edges that do the task, found on some inputs and judged on others"
     tolerances: ClassVar = CIRCUIT_TOLERANCES
+    added: ClassVar[tuple[str, ...]] = ("result.settings.halvings",)
+    """Records made before lines were cut finer where they are steep do not have it."""
 
     per_position: bool = False
     """Edges of their own at every position."""

@@ -43,6 +43,8 @@ FEWEST_STEPS = 4
 """Where doubling starts."""
 POINTS_AT_ONCE = 64
 """Points of all lines together that go through the network side by side."""
+ENOUGH_TO_CUT = 128
+"""Steps after which halving finds what more of them would have to be lucky to meet."""
 DEEPEST = 36
 """How often a piece of a line may be halved: float64 tells its ends apart down to 2^-50 or so."""
 
@@ -148,8 +150,8 @@ class IntegratedMethod(Method):
     rule: Rule = "midpoint"
     tolerance: Annotated[float, Field(gt=0)] = 0.01
     """What counts as settled, where the number of steps is found out."""
-    most_steps: Annotated[int, Field(ge=1)] = 128
-    """Where the search ends, settled or not."""
+    most_steps: Annotated[int, Field(ge=1)] = 1024
+    """Where the search ends, settled or not; at `ENOUGH_TO_CUT` if pieces may be halved then."""
     halvings: Annotated[int, Field(ge=0, le=DEEPEST)] | None = None
     """How often the pieces between points may be halved, by the midpoint rule. None: never where
     `steps` are given; where they are found out, as often as it takes, if no number was enough."""
@@ -164,10 +166,11 @@ class IntegratedMethod(Method):
             given = replace(self, halvings=self.halvings or 0)
             return (yield from Method.score(given, problem, seed=seed))
         courses = self._courses(problem)
-        found = yield from settled_steps(
-            problem, courses, self.rule, tolerance=self.tolerance, most=self.most_steps
-        )
         deepest = DEEPEST if self.halvings is None and self.rule == "midpoint" else self.halvings
+        most = min(self.most_steps, ENOUGH_TO_CUT) if deepest else self.most_steps
+        found = yield from settled_steps(
+            problem, courses, self.rule, tolerance=self.tolerance, most=most
+        )
         halvings = 0 if found.settled else deepest
         chosen = replace(self, steps=found.steps, halvings=halvings)
         return (yield from chosen.score(problem, seed=seed))

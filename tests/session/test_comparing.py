@@ -138,6 +138,46 @@ def test_the_tighter_tolerance_counts_and_the_longest_pattern_decides() -> None:
     assert Tolerance(absolute=1, relative=0.5).of(-4.0) == 3
 
 
+ADDED = ("result.rows.*.low", "result.rows.*.high")
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([{"x": 1.0}, {"x": 2.0}], None),
+        ([{"x": 1.0, "low": 0.5, "high": 1.5}, {"x": 2.0, "low": 1.5, "high": 2.5}], None),
+        ([{"x": 1.0, "low": 0.5}, {"x": 2.0, "low": 1.5}], None),  # one came before the other
+        ([{"x": 1.0, "low": 0.5}, {"x": 2.0}], "result.rows.1.low"),
+        ([{"x": 1.0, "low": 0.5}, {"x": 2.0, "low": 1.6}], "result.rows.1.low"),
+        ([{"x": 1.0, "low": None}, {"x": 2.0, "low": None}], "result.rows.0.low"),
+        ([{"x": 1.0}, {}], "result.rows.1.x"),
+        ([{"x": 1.0}], "result.rows (how many)"),
+        ([{"x": 1.0, "low.low": 0.5}, {"x": 2.0}], "result.rows.0.low.low"),
+        (None, "result.rows"),
+    ],
+)
+def test_numbers_that_were_added_may_be_missing_from_all_rows_and_not_from_some(
+    rows: Any, why: str | None
+) -> None:
+    now = [{"x": 1.0, "low": 0.5, "high": 1.5}, {"x": 2.0, "low": 1.5, "high": 2.5}]
+    stated = recorded({} if rows is None else {"rows": rows})
+    found = compare(stated, recorded({"rows": now}), OWN, added=ADDED).differences
+    assert (found[0].path if found else None) == why
+
+
+def test_a_star_in_what_was_added_stands_for_one_name() -> None:
+    now = recorded({"rows": [{"low": 0.5, "deep": {"low": 0.5}}]})
+    stated = recorded({"rows": [{"deep": {}}]})
+    (difference,) = compare(stated, now, OWN, added=ADDED).differences
+    assert difference.path == "result.rows.0.deep.low"
+
+
+def test_the_word_for_what_is_absent_is_not_absent() -> None:
+    stated, now = recorded({"x": 1.0, "more": "(absent)"}), recorded({"x": 1.0})
+    assert [one.path for one in compare(stated, now, OWN).differences] == ["result.more"]
+    assert [one.path for one in compare(now, stated, OWN).differences] == ["result.more"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.floats(-9, 9) | st.text(max_size=5),
     lambda inner: (

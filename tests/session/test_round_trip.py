@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.session import making
+from tests.unit.fork_server import fork_server
 from workbench.session.archive import open_archive
 from workbench.session.schema import TRAINING, SessionDocument, arrays_path, weights_path
 from workbench.session.verifying import verify
@@ -236,14 +237,13 @@ def _write_killed_at(path: Path, call: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def forked() -> Any:
-    """Processes from a server that has imported everything: a kill then lands in the work."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.session.test_round_trip"])
-    return context
+def forked() -> Iterator[ForkServerContext]:
+    """Processes that begin with the imports of this file made."""
+    with fork_server("tests.session.test_round_trip") as context:
+        yield context
 
 
-def test_killed_before_every_step(tmp_path: Path, forked: Any) -> None:
+def test_killed_before_every_step(tmp_path: Path, forked: ForkServerContext) -> None:
     path = tmp_path / "a.workbench"
     outcomes = []
     for call in range(50):
@@ -266,7 +266,7 @@ def test_killed_before_every_step(tmp_path: Path, forked: Any) -> None:
     assert outcomes.count(OLD) >= 10 and outcomes[-1] == NEW
 
 
-def test_killed_at_random(tmp_path: Path, forked: Any) -> None:
+def test_killed_at_random(tmp_path: Path, forked: ForkServerContext) -> None:
     path = tmp_path / "a.workbench"
     write(path, OLD)
     draw = random.Random(0)

@@ -239,3 +239,18 @@ def test_a_replay_in_float64_agrees_and_an_edited_number_does_not(
     differences = compare(Recorded(edited, recorded.arrays), recorded, analysis.tolerances)
     assert [one.path for one in differences.differences] == ["findings.0.value"]
     assert math.isclose(abs(moved.value - finding.value), differences.differences[0].by or 0)
+
+
+def test_a_record_from_before_lines_were_halved_agrees(run: Run) -> None:
+    """Its settings hold the steps, what they were sought within, and no halvings."""
+    analysis = CircuitAnalysis(n_edges=8, pairs=8)
+    now = asked(run, analysis)
+    settings = dict(now.record.result["settings"])
+    assert settings.pop("halvings") == 0 and settings["most_steps"] == 1024
+    older = now.record.model_copy(update={"result": now.record.result | {"settings": settings}})
+    found = compare(Recorded(older, now.arrays), now, analysis.tolerances, added=analysis.added)
+    assert not found.differences
+    other = now.record.result | {"settings": settings | {"halvings": 3}}
+    changed = Recorded(now.record.model_copy(update={"result": other}), now.arrays)
+    (found_one,) = compare(changed, now, analysis.tolerances, added=analysis.added).differences
+    assert found_one.path == "result.settings.halvings"

@@ -1,11 +1,6 @@
-"""Runs that are killed with SIGKILL, and runs that meet in one directory.
-
-Killed processes are forked from a server that has imported everything, so that a kill costs
-milliseconds and lands in the work.
-"""
+"""Runs that are killed with SIGKILL, and runs that meet in one directory."""
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -23,6 +18,7 @@ import torch
 
 from probes.batch import Plan, Results, ShardResult, run_plan
 from probes.batch.shards import ShardStore
+from tests.unit.fork_server import fork_server
 from workbench.errors import SweepError
 
 KILLS = 50
@@ -85,16 +81,9 @@ context = multiprocessing.get_context("forkserver")
 
 @pytest.fixture(scope="module", autouse=True)
 def imported() -> Iterator[None]:
-    """A server with these imports, though another file had one with its own, and may need it again.
-
-    There is one server in a process, and it takes no more imports once it runs: each process
-    forked from another file's would import torch, for seconds in which no kill finds any work.
-    """
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
-    server._stop()
-    context.set_forkserver_preload(["tests.unit.test_batch_kill", "probes.batch.engines.local"])
-    yield
-    server._stop()
+    """All processes of this file begin with its imports made."""
+    with fork_server("tests.unit.test_batch_kill", "probes.batch.engines.local"):
+        yield
 
 
 @pytest.fixture(autouse=True)

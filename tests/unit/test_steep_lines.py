@@ -134,6 +134,32 @@ def test_chunks_of_pairs_and_points_change_nothing(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(finish(how.score(made)).values, expected, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_pair_is_cut_as_finely_alone_as_beside_others(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To 1 and to 2 there is a step, to -1 nothing: what others do ends no pair's halving."""
+    made = copying(lambda x: sum((ramp(x, at / 10, 1e-6) for at in (1, 3, 6, 9)), 0 * x))
+    how = EapIg(steps=steps, halvings=DEEPEST)
+    together = finish(how.score(made))
+    assert_all_of(together, 8 / 3, 0.03)
+    monkeypatch.setattr(edge_attribution, "CPU_BUDGET", 1)
+    alone = finish(how.score(made))
+    torch.testing.assert_close(alone.values, together.values, atol=1e-10, rtol=0)
+
+
+def test_a_gradient_without_end_in_the_middle_of_a_piece_that_fails_does_not_count() -> None:
+    """d/dx of the root is infinite at 1/2, the middle of the line to 1; to 2 and -1 it is not."""
+
+    def root(x: Tensor) -> Tensor:
+        return (x - 0.5).sign() * (x - 0.5).abs().clamp(min=0).sqrt()
+
+    scores = finish(EapIg(steps=1, halvings=DEEPEST).score(copying(root)))
+    # (f(1) + f(2) + f(-1)) / 3 - f(0); a hundredth of the mean change, below 1.5, may be missing.
+    expected = (0.5**0.5 + 1.5**0.5 - 1.5**0.5) / 3 + 0.5**0.5
+    assert_all_of(scores, expected, 0.015)
+
+
 def test_the_program_whose_steps_lie_within_steps_is_recovered() -> None:
     truth = tracr_network("count_less_freq")
     problem = truth.problem("resample").of_pairs(torch.arange(8))

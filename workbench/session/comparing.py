@@ -69,7 +69,8 @@ def compare(
     """A replay beside the record; of its tolerances and the analysis' `own` the tighter counts.
 
     Args:
-        added: patterns of paths that an older record does not have.
+        added: patterns of paths, `*` for one name, that an older record does not have: where it
+            has any path of a pattern, it must have all of them.
     """
     stated_at, own_at = tolerance_finder(recorded.record.tolerances), tolerance_finder(own)
 
@@ -78,10 +79,13 @@ def compare(
         return Tolerance(absolute=min(a.absolute, b.absolute), relative=min(a.relative, b.relative))
 
     trees = _tree(recorded), _tree(replayed)
+    leaves = list(_leaves("", *trees))
+    held = [path for path, a, _ in leaves if a is not ABSENT]
+    older = [one for one in added if not any(_fits(path, one) for path in held)]
     found = [
         _compare(path, a, b, tolerance)
-        for path, a, b in _leaves("", *trees)
-        if a is not ABSENT or not any(fnmatch.fnmatchcase(path, one) for one in added)
+        for path, a, b in leaves
+        if a is not ABSENT or not any(_fits(path, one) for one in older)
     ]
     beyond = [(apart, difference) for apart, difference in found if difference is not None]
     beyond.sort(key=lambda pair: -pair[0])
@@ -90,6 +94,11 @@ def compare(
         differences=tuple(difference for _, difference in beyond),
         closeness=max((apart for apart, difference in found if difference is None), default=0.0),
     )
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Whether a path is one of a pattern's; a `*` stands for one name."""
+    return path.count(".") == pattern.count(".") and fnmatch.fnmatchcase(path, pattern)
 
 
 def _tree(recorded: Recorded) -> dict[str, Any]:
@@ -130,6 +139,8 @@ Apart = tuple[float, Difference | None]
 def _compare(path: str, a: Any, b: Any, tolerance: Callable[[str], Tolerance]) -> Apart:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return _compare_arrays(path, a, b, tolerance)
+    if a is ABSENT or b is ABSENT:  # not the word, which a record may hold
+        return _other(path, a, b)
     if type(a) is type(b) and a == b:
         return 0.0, None
     if isinstance(a, float) and isinstance(b, float):
