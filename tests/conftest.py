@@ -28,7 +28,6 @@ LONGEST = (
 
 for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[threads] = "1"
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process that tests start compiles anew
 
 
 @pytest.hookimpl(tryfirst=True)
