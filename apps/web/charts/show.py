@@ -24,8 +24,8 @@ from apps.web.charts.rows import count_of, identities, table_of
 LONGEST_INDEX = 9
 """Digits of an index in the address."""
 CHOOSING = (
-    "Choose a row with its box, or with the keyboard: arrow keys, then Shift and Space. To leave the "
-    "row that is chosen, press Escape, and Tab out of the table and back."
+    "Choose a row with its box, or with the keyboard: arrow keys, then Shift and Space. To leave "
+    "the row that is chosen, press Escape, and Tab out of the table and back."
 )
 
 
