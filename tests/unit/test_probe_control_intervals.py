@@ -1,7 +1,6 @@
 """Intervals of controls: made as the probe's own is, of the same inputs."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from probes.setting import Setting, make_setting
 from probes.sites import ProbeSite, make_sites, read_activations
 from probes.summary import Line, summarise
 from probes.tables import control_rows, probe_rows
+from tests.unit.probe_rows import row
 from tests.unit.probing_one import RESID, SMALL, spec_of
 from workbench.stats import wilson_interval
 
@@ -69,9 +69,9 @@ def test_where_a_control_reads_what_the_probe_reads_its_interval_is_the_probes(
     assert own.low is not None and own.high is not None and own.low < own.value < own.high
     for control in ("control_task", "shuffled"):
         found = pooled(rows, control)
-        assert [row.draw for row in found] == [0, 1]
-        for row in found:
-            assert (row.low, row.high) == pytest.approx((own.low, own.high), abs=1e-12)
+        assert [one.draw for one in found] == [0, 1]
+        for one in found:
+            assert (one.low, one.high) == pytest.approx((own.low, own.high), abs=1e-12)
     (noise,) = control_rows(setting, sites, "answer", "ridge", "norm_matched", alike)
     assert (noise.low, noise.high) == pytest.approx((own.low, own.high), abs=1e-12)
 
@@ -88,22 +88,6 @@ def test_where_a_control_reads_nothing_its_interval_is_wilsons_over_groups(
     assert (first.value, first.low) == (0.0, 0.0)
     assert first.high == pytest.approx(high)
     assert second.value > 0 and second.low is not None and second.low <= second.value
-
-
-def row(control: str, value: float, **changes: Any) -> Row:
-    told: dict[str, Any] = {
-        "hook": "hook_embed",
-        "position": 0,
-        "head": None,
-        "variable": "v",
-        "probe": "ridge",
-        "split": "grouped",
-        "control": control,
-        "metric": "accuracy",
-        "value": value,
-        "n": 100,
-    }
-    return Row(**{**told, **changes})
 
 
 def line_of(*controls: Row) -> Line:

@@ -7,24 +7,9 @@ import pytest
 
 from probes.rows import Row
 from probes.summary import Line, summarise, with_discoveries
+from tests.unit.probe_rows import row
 
 # ---------------------------------------------------------------------- from first principles
-
-
-def row(control: str, value: float, **changes: Any) -> Row:
-    settings: dict[str, Any] = {
-        "hook": "hook_embed",
-        "position": 0,
-        "head": None,
-        "variable": "v",
-        "probe": "ridge",
-        "split": "grouped",
-        "control": control,
-        "metric": "accuracy",
-        "value": value,
-        "n": 100,
-    }
-    return Row(**{**settings, **changes})
 
 
 ERASED: dict[str, Any] = {"metric": "answer_accuracy", "probe": None, "split": "grouped/0"}
