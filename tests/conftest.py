@@ -7,10 +7,13 @@ the other's last one. A file that is asked for alone starts sooner without a
 second process. `-n 0` keeps everything in one; any other `-n` is taken as it is.
 """
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
+
+from tests import type_checks
 
 LONGEST = (
     "test_engines.py",
@@ -28,6 +31,8 @@ LONGEST = (
 
 for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[threads] = "1"
+
+type_checks.install()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,3 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; all others keep their places."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Check types anew in each test."""
+    type_checks.checked.clear()
+
+
+def pytest_collection_finish() -> None:
+    """Keep the many modules that are there by now out of each later search for garbage."""
+    gc.collect()
+    gc.freeze()
