@@ -187,7 +187,8 @@ def _refuse_foreign(directory: Path) -> None:
             for path in directory.iterdir()
             if path.name != LOCK and not path.name.startswith(f".{PLAN}.")
         ]
-    if names:
+    # A run that began meanwhile has frozen its plan before it puts anything else here.
+    if names and not (directory / PLAN).exists():
         raise SweepError(
             f"{directory} is not empty and no results directory (it has {min(names)}, no {PLAN}); "
             "choose another directory"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +222,22 @@ def test_damaged_plans(
     file.write_text(file.read_text()[:50])
     with pytest.raises(SweepError, match="not valid JSON"):
         status(tmp_path / "x")
+
+
+def test_a_run_that_begins_while_another_looks_is_not_taken_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, listed = tmp_path / "x", Path.iterdir
+    plan = plan_of(tmp_path)
+
+    def begun_before_it_is_listed(path: Path) -> Iterator[Path]:
+        if path == directory and not (directory / "plan.json").exists():
+            monkeypatch.setattr(Path, "iterdir", listed)
+            plan.write_or_match(directory)
+            (directory / "claims").mkdir()
+        return listed(path)
+
+    directory.mkdir()
+    monkeypatch.setattr(Path, "iterdir", begun_before_it_is_listed)
+    plan.write_or_match(directory)
+    assert (directory / "claims").is_dir()
