@@ -65,3 +65,8 @@ def pytest_collection_finish() -> None:
     """Keep the many modules that are there by now out of each later search for garbage."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """What is kept out of that search is let go at the end."""
+    gc.unfreeze()
