@@ -368,7 +368,7 @@ class _Chunk:
 
 def _union(left: Tensor, right: Tensor) -> Tensor:
     """Slots that are in either, ascending, each once."""
-    if not len(right):
+    if not len(right) or torch.equal(left, right):
         return left
     together: Tensor = torch.unique(torch.cat([left, right]))
     return together
