@@ -2,7 +2,8 @@
 
 `uniform` draws any edges of the graph, all sets of the size alike. Most of them hold dead ends,
 which carry nothing, so the stronger control is `connected`: edges are added in random order until
-what is left after pruning dead ends has about the wanted size.
+what is left after pruning dead ends has about the wanted size. `paths` is the control of Shi et al.
+2024 (arXiv:2410.13032): whole random paths are added until there are at least as many edges.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from circuits.circuit import INPUTS, Circuit, path_ends
 from circuits.graph import LOGITS, Graph, component
 from workbench.errors import CircuitError
 
-RandomKind = Literal["uniform", "connected"]
+RandomKind = Literal["uniform", "connected", "paths"]
 
 ATTEMPTS = 1000
 """Random paths drawn for each one wanted that adds an edge."""
+TOGETHER = 100
+"""Random paths drawn at once for a circuit made of them."""
 SAME = 1e-6
 """Two faithfulnesses closer than this are a tie: the same circuit may be summed in two orders."""
 
@@ -34,28 +37,36 @@ def random_circuits(
     within: Circuit | None = None,
     positions: Sequence[int] | None = None,
 ) -> list[Circuit]:
-    """`n` random circuits of `n_edges` edges (`connected`: of about that size, no dead ends).
+    """`n` random circuits of `n_edges` edges, from the whole graph or `within` another circuit.
 
-    They are drawn from the whole graph, or from the edges `within` another circuit. `positions` are
-    those whose logits count, for `connected` ones of a graph per position (all when None). Raises
-    `CircuitError` where there are fewer edges, or no circuits are asked for.
+    `positions` are those whose logits count, for a graph per position (all when None).
+
+    - uniform: any edges
+    - connected: of about that size, no dead ends
+    - paths: random paths from an embedding to the logits, added one at a time until there are at
+      least so many edges; the last path may add some more. Each step is any edge that leads on.
+      Once `TOGETHER` paths drawn at once add nothing, each further one is led through a random
+      missing edge, so that circuits of nearly all edges end soon.
+
+    Raises `CircuitError` where there are fewer edges (`paths`: fewer on paths), or no circuits are
+    asked for.
     """
-    room = graph.is_edge if within is None else within.member.cpu()
+    room, there = graph.is_edge if within is None else within.member.cpu(), "there are"
+    if kind == "paths":
+        room, there = Circuit(graph, room).pruned(positions).member, "on paths"
     if not 0 <= n_edges <= int(room.sum()) or n < 1:
         raise CircuitError(
             f"{n} random circuits of {n_edges} edges asked for; ask for at least one circuit, "
-            f"and for at most the {int(room.sum())} edges there are"
+            f"and for at most the {int(room.sum())} edges {there}"
         )
     generator = torch.Generator().manual_seed(seed)
+    if kind == "paths":
+        return [_of_paths(graph, room, n_edges, generator) for _ in range(n)]
     places = room.flatten().nonzero()[:, 0]
-    drawn = []
-    for _ in range(n):
-        order = places[torch.randperm(len(places), generator=generator)]
-        if kind == "uniform":
-            drawn.append(_first(graph, order, n_edges))
-        else:
-            drawn.append(_connected(graph, order, n_edges, positions))
-    return drawn
+    orders = (places[torch.randperm(len(places), generator=generator)] for _ in range(n))
+    if kind == "uniform":
+        return [_first(graph, order, n_edges) for order in orders]
+    return [_connected(graph, order, n_edges, positions) for order in orders]
 
 
 def percentile_near_one(
@@ -166,3 +177,85 @@ def _first(graph: Graph, order: Tensor, n: int) -> Circuit:
     member = torch.zeros(graph.is_edge.numel(), dtype=torch.bool)
     member[order[:n]] = True
     return Circuit(graph, member.reshape(graph.is_edge.shape))
+
+
+def _of_paths(
+    graph: Graph, room: Bool[Tensor, "*pos writer reader"], n_edges: int, generator: torch.Generator
+) -> Circuit:
+    """Random paths through a room without dead ends, until there are at least so many edges."""
+    found: set[int] = set()
+    before = -1
+    while before < len(found) < n_edges:
+        before = len(found)
+        for path in _paths(graph, room, TOGETHER, generator):
+            found.update(path)
+            if len(found) >= n_edges:
+                break
+    places = room.flatten().nonzero()[:, 0]
+    for place in places[torch.randperm(len(places), generator=generator)].tolist():
+        if len(found) >= n_edges:
+            break
+        if place not in found:
+            found.update(_paths(graph, _through(graph, room, place), 1, generator)[0])
+    return _first(graph, torch.tensor(sorted(found), dtype=torch.long), len(found))
+
+
+def _paths(
+    graph: Graph, room: Bool[Tensor, "*pos writer reader"], n: int, generator: torch.Generator
+) -> list[list[int]]:
+    """Random paths from an embedding to the logits: places in the flattened room.
+
+    All walk at once. Every edge of the room has to be on such a path.
+    """
+    member = (room[None] if graph.n_pos is None else room).float()
+    n_pos, n_writers, n_readers = member.shape
+    owners = _owners(graph)
+    leads = member.any(-1)  # [pos, writer]
+    attended = torch.tensor([reader.endswith(("<k>", "<v>")) for reader in graph.readers])
+    seen_from = torch.ones(n_pos, n_pos)  # [read at, written at]
+    if graph.config.attention_dir == "causal":
+        seen_from = seen_from.triu()
+
+    def drawn(weights: Tensor) -> Tensor:
+        return weights.multinomial(1, generator=generator)[:, 0]
+
+    paths: list[list[int]] = [[] for _ in range(n)]
+    walking = torch.arange(n)
+    starts = leads[:, : len(INPUTS)]
+    start = drawn(starts.flatten().float().expand(n, -1))
+    pos, writer = start // len(INPUTS), start % len(INPUTS)
+    while len(walking):
+        reader = drawn(member[pos, writer])
+        places = (pos * n_writers + writer) * n_readers + reader
+        for path, place in zip(walking.tolist(), places.tolist(), strict=True):
+            paths[path].append(place)
+        writer = owners[reader]
+        going = writer < n_writers
+        walking, pos, writer, moves = (x[going] for x in (walking, pos, writer, attended[reader]))
+        if len(walking) and n_pos > 1:
+            onward = seen_from[pos] * leads[:, writer].T
+            pos = torch.where(moves, drawn(onward), pos)
+    return paths
+
+
+def _through(
+    graph: Graph, room: Bool[Tensor, "*pos writer reader"], place: int
+) -> Bool[Tensor, "*pos writer reader"]:
+    """The edges of the room on paths through one of them.
+
+    Writers are in the order in which they write, and a path takes them in this order. Without the
+    edges that pass this one by, from a writer before its end to a reader after its start, every
+    path has to take it.
+    """
+    writers, readers = room.shape[-2:]
+    owners = _owners(graph)
+    writer, reader = place // readers % writers, place % readers
+    kept = room & ((owners <= writer) | (torch.arange(writers)[:, None] >= owners[reader]))
+    kept.view(-1)[place] = True
+    return Circuit(graph, kept).pruned().member
+
+
+def _owners(graph: Graph) -> Int[Tensor, " reader"]:
+    """For each reader, which writer its component is; one past the last for the logits."""
+    order = {name: index for index, name in enumerate((*graph.writers, LOGITS))}
+    return torch.tensor([order[component(reader)] for reader in graph.readers])

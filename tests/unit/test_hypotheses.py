@@ -1,15 +1,22 @@
 """Hypothesis tests for circuits: known answers, scipy as oracle, and how often they err."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
+from statistics import median_low
+from typing import Any, get_args
 
 import pytest
 import torch
 from scipy import stats
 
 from circuits.circuit import Circuit, circuit_of
+from circuits.edges import circuit_logits
 from circuits.graph import Graph
+from circuits.hsic import Width
 from circuits.hypotheses import (
+    Distance,
+    HypothesisTest,
     equivalence,
     holm,
     hsic_independence,
@@ -23,8 +30,9 @@ from circuits.problem import Problem
 from circuits.random_circuits import inflate, random_circuits, random_path
 from tests.reference.networks import random_config
 from tests.unit.test_edges import problem as random_problem
-from tests.unit.test_evaluate import PLANTED, planted
+from tests.unit.test_evaluate import PLANTED, V, planted, task_problem, zeros
 from workbench.errors import CircuitError
+from workbench.model_config import ModelConfig
 from workbench.progress import finish
 
 
@@ -38,6 +46,49 @@ def graded() -> Problem:
 
 def whole(made: Problem) -> Circuit:
     return Circuit(made.graph, made.graph.is_edge)
+
+
+def one_layer() -> Problem:
+    """A single head that does nothing, and an MLP that alone carries the token to the logits."""
+    config = ModelConfig(
+        n_layers=1,
+        n_heads=1,
+        d_model=2 * V,
+        d_head=1,
+        d_mlp=V,
+        d_vocab=V,
+        d_vocab_out=V,
+        n_ctx=1,
+        mlp_biases=False,
+    )
+    params, eye = zeros(config), torch.eye(V, dtype=torch.float64)
+    params["embed.W_E"][:, :V] = eye
+    params["blocks.0.mlp.W_in"][:V] = eye
+    params["blocks.0.mlp.W_out"][:, V:] = eye
+    params["unembed.W_U"][V:] = eye
+    return task_problem(params, config)
+
+
+def apart(made: Problem, circuit: Circuit, other: Circuit, distance: Distance) -> float:
+    """Mean distance of two circuits' scores: each run alone, the mean taken pair by pair."""
+    ours, others = (
+        made.metric(circuit_logits(made, some.keep.double())[0]).tolist()
+        for some in (circuit, other)
+    )
+    power = {"squared": 2, "absolute": 1}[distance]
+    return sum(abs(x - y) ** power for x, y in zip(ours, others, strict=True)) / len(ours)
+
+
+def exceeds(larger: float, smaller: float) -> bool:
+    """By more than float64 sums in another order differ."""
+    return larger > smaller and not math.isclose(larger, smaller, rel_tol=1e-9)
+
+
+def agrees_with_binomtest(found: HypothesisTest, beaten: int) -> None:
+    assert found.statistic == beaten / found.n
+    oracle = stats.binomtest(beaten, found.n, found.details["quantile"], alternative="greater")
+    assert found.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
+    assert found.passes == (oracle.pvalue <= 0.05)
 
 
 def scores_with(above: int, below: int, tied: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,34 +144,46 @@ def test_the_whole_network_is_equivalent_to_itself_and_nothing_is_not() -> None:
     assert empty.to_dict()["passes"] is False and empty.to_dict()["n"] == 20
 
 
-def test_the_independence_statistic_is_the_trace_that_defines_it() -> None:
+@pytest.mark.parametrize("width", ["own", "shared"])
+def test_the_independence_statistic_is_the_trace_that_defines_it(width: Width) -> None:
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(2, 15, generator=generator, dtype=torch.float64)
-    kernels = []
-    for values in (x, y):
-        distance = (values[:, None] - values[None]).abs()
-        width = torch.tensor([float(distance[i, j]) for i in range(15) for j in range(i)]).median()
-        kernels.append((-(distance**2) / (2 * width**2)).exp())
+    y = 3 * y + 1  # the sides differ in scale, and so do the two widths
+    sides = x.tolist(), y.tolist()
+    widths = [
+        median_low(abs(side[i] - side[j]) for i in range(15) for j in range(i)) for side in sides
+    ]
+    if width == "shared":
+        widths = [median_low(abs(a - b) for a in sides[0] for b in sides[1])] * 2
+    kernels = [
+        torch.tensor(
+            [[math.exp(-((a - b) ** 2) / (2 * wide**2)) for a in side] for b in side],
+            dtype=torch.float64,
+        )
+        for side, wide in zip(sides, widths, strict=True)
+    ]
     centring = torch.eye(15, dtype=torch.float64) - 1 / 15
     expected = torch.trace(kernels[0] @ centring @ kernels[1] @ centring) / 15**2
-    found = hsic_independence(x, y, generator=generator, n_permutations=10)
-    # The median above passed through float32.
-    assert found.statistic == pytest.approx(float(expected), rel=1e-6)
+    found = hsic_independence(x, y, generator=generator, n_permutations=10, width=width)
+    # Sums of 225 terms of at most 1 in another order.
+    assert found.statistic == pytest.approx(float(expected), rel=1e-10)
 
 
-def test_independence_errs_at_its_level_and_sees_what_correlation_misses() -> None:
+@pytest.mark.parametrize("width", ["own", "shared"])
+def test_independence_errs_at_its_level_and_sees_what_correlation_misses(width: Width) -> None:
     generator = torch.Generator().manual_seed(0)
     p_values = []
     for _ in range(300):
         x, y = torch.randn(2, 25, generator=generator)
-        p_values.append(hsic_independence(x, y, generator=generator, n_permutations=99).p_value)
+        found = hsic_independence(x, y, generator=generator, n_permutations=99, width=width)
+        p_values.append(found.p_value)
     # p is uniform on 0.01 ... 1: 15 of 300 at 0.05 (sd 3.8) and mean 0.505 (sd 0.0167); 4 sd.
     assert 0 < sum(p <= 0.05 for p in p_values) <= 30
     assert sum(p_values) / 300 == pytest.approx(0.505, abs=0.067)
     x = torch.randn(60, generator=generator)
-    found = hsic_independence(x, x**2, generator=generator, n_permutations=199)
+    found = hsic_independence(x, x**2, generator=generator, n_permutations=199, width=width)
     assert found.p_value == 1 / 200 and found.rejected
-    constant = hsic_independence(0 * x, x, generator=generator)
+    constant = hsic_independence(0 * x, x, generator=generator, width=width)
     assert (constant.statistic, constant.p_value, constant.passes) == (0, 1, True)
 
 
@@ -148,6 +211,29 @@ def test_minimality_finds_the_edge_that_is_not_needed() -> None:
         finish(minimality(made, whole(made), n_random=1))
 
 
+def test_minimality_takes_the_distance_that_was_asked_for() -> None:
+    made = random_problem(4)
+    circuit = random_circuits(made.graph, 6, 1, seed=0, kind="connected")[0]
+    for distance in get_args(Distance):
+        found = finish(minimality(made, circuit, n_random=5, distance=distance))
+        root = {"squared": 0.5, "absolute": 1.0}[distance]
+        for edge, effect in zip(found.edges, found.effects.tolist(), strict=True):
+            without = circuit.difference(circuit_of(made.graph, [edge]))
+            # Sums of three pairs' scores, each of some hundred terms of order 1.
+            expected = apart(made, without, circuit, distance) ** root
+            assert effect == pytest.approx(expected, abs=1e-10)
+    default = finish(minimality(made, circuit, n_random=5))
+    squared = finish(minimality(made, circuit, n_random=5, distance="squared"))
+    assert torch.equal(default.effects, squared.effects)
+    assert not torch.allclose(default.effects, found.effects)
+    # What random edges change, in circuits that are inflated by a path each.
+    inflated, added = inflate(circuit, 5, 0, positions=[2, 0])
+    for index, effect in enumerate(squared.random_effects.tolist()):
+        before, after = inflated[index], inflated[index] & ~added[index]
+        pair = Circuit(made.graph, before), Circuit(made.graph, after)
+        assert effect == pytest.approx(apart(made, *pair, "squared") ** 0.5, abs=1e-10)
+
+
 def test_minimality_counts_as_a_binomial_test_does() -> None:
     made = random_problem(4)
     circuit = random_circuits(made.graph, 10, 1, seed=0, kind="connected")[0]
@@ -171,12 +257,70 @@ def test_holm_by_hand() -> None:
 def test_the_planted_circuit_is_sufficient_and_an_empty_one_is_not() -> None:
     made = planted()
     found = finish(sufficiency(made, circuit_of(made.graph, PLANTED)))
-    # No other pair of 61 edges does anything.
-    assert found.statistic == 1 and found.passes
-    oracle = stats.binomtest(100, 100, 0.9, alternative="greater").pvalue
-    assert found.p_value == pytest.approx(oracle, rel=1e-9)
+    # Only a random circuit with both planted edges does anything, and it does all.
+    drawn = random_circuits(made.graph, 2, 100, seed=0, kind="paths")
+    both = sum(set(PLANTED) <= set(other.edges) for other in drawn)
+    assert both > 0 and found.passes
+    agrees_with_binomtest(found, 100 - both)
+    assert found.details["share_tied"] == both / 100
+    assert found.details["mean_random_edges"] == sum(other.n_edges for other in drawn) / 100
     empty = finish(sufficiency(made, circuit_of(made.graph, [])))
     assert (empty.statistic, empty.p_value, empty.passes) == (0, 1, False)
+    # A circuit that does nothing ties with the random ones that do nothing, and beats none.
+    idle = finish(sufficiency(made, circuit_of(made.graph, ["embed->logits", "m1->logits"])))
+    assert (idle.statistic, idle.passes, idle.details["share_tied"]) == (
+        0,
+        False,
+        (100 - both) / 100,
+    )
+
+
+def test_a_circuit_has_to_beat_random_paths_and_not_just_random_edges() -> None:
+    made = one_layer()
+    circuit = circuit_of(made.graph, [*PLANTED, "embed->logits"])
+    uniform = random_circuits(made.graph, 3, 400, seed=0)
+    paths = random_circuits(made.graph, 3, 400, seed=0, kind="paths")
+    alone = [sum(not set(PLANTED) <= set(c.edges) for c in some) for some in (uniform, paths)]
+    # Of all three edges out of 13, both planted ones are in 11 of 286.
+    assert stats.binomtest(alone[0], 400, 1 - 11 / 286).pvalue > 1e-4
+    assert stats.binomtest(alone[0], 400, 0.9, alternative="greater").pvalue < 0.01
+    found = finish(sufficiency(made, circuit, n_random=400))
+    agrees_with_binomtest(found, alone[1])
+    assert not found.passes
+    # The first path alone is the planted one once in ten.
+    assert found.statistic < 0.9
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+def test_counts_are_those_of_scores_measured_one_circuit_at_a_time(per_position: bool) -> None:
+    made = replace(random_problem(1, per_position=per_position), ablation="mean")
+    graph, ends, full = made.graph, made.positions, whole(made)
+    circuit = random_circuits(graph, 8, 1, seed=1, kind="connected", positions=ends)[0]
+    places: dict[str, Circuit] = {"graph": full, "complement": circuit.complement()}
+    drawn: dict[Any, list[Circuit]] = {
+        place: random_circuits(
+            graph, circuit.n_edges, 40, 7, kind="paths", within=within, positions=ends
+        )
+        for place, within in places.items()
+    }
+    chosen: dict[str, Any] = {"n_random": 40, "quantile": 0.3, "seed": 7}
+    nearer = []
+    for distance in get_args(Distance):
+        ours = apart(made, circuit, full, distance)
+        nearer.append(sum(exceeds(apart(made, c, full, distance), ours) for c in drawn["graph"]))
+        found = finish(sufficiency(made, circuit, distance=distance, **chosen))
+        agrees_with_binomtest(found, nearer[-1])
+        missed = apart(made, circuit.complement(), full, distance)
+        for place, others in drawn.items():
+            more = sum(exceeds(missed, apart(made, c.complement(), full, distance)) for c in others)
+            found = finish(
+                partial_necessity(made, circuit, drawn_from=place, distance=distance, **chosen)
+            )
+            agrees_with_binomtest(found, more)
+    # The two distances rank circuits differently here, so neither can pass for the other.
+    assert len(set(nearer)) == 2 and all(0 < count < 40 for count in nearer)
+    default = finish(sufficiency(made, circuit, **chosen))
+    assert default.statistic == nearer[get_args(Distance).index("squared")] / 40
 
 
 def test_the_network_misses_the_planted_circuit() -> None:
@@ -185,16 +329,29 @@ def test_the_network_misses_the_planted_circuit() -> None:
     outside = finish(partial_necessity(made, circuit, drawn_from="complement"))
     assert outside.statistic == 1 and outside.passes
     # A random circuit with either planted edge is missed just as much.
-    drawn = random_circuits(made.graph, 2, 100, seed=0)
+    drawn = random_circuits(made.graph, 2, 100, seed=0, kind="paths")
     without = sum(not set(PLANTED) & set(other.edges) for other in drawn)
+    assert 0 < without < 100
     found = finish(partial_necessity(made, circuit))
-    assert found.statistic == without / 100 < 1
-    oracle = stats.binomtest(without, 100, 0.9, alternative="greater").pvalue
-    assert found.p_value == pytest.approx(oracle, rel=1e-9)
+    agrees_with_binomtest(found, without)
+    assert found.details["share_tied"] == (100 - without) / 100
     half = circuit_of(made.graph, ["embed->logits", "m1->logits"])
     assert not finish(partial_necessity(made, half, drawn_from="complement")).passes
-    with pytest.raises(CircuitError, match="at most the 0 edges"):
+    with pytest.raises(CircuitError, match="at most the 0 edges on paths"):
         finish(partial_necessity(made, whole(made), drawn_from="complement"))
+
+
+def test_random_paths_end_where_the_problem_scores() -> None:
+    """Edges that lead to other positions alone are no random circuits, nor counted as room."""
+    made = random_problem(4, per_position=True)
+    first = replace(
+        made, positions=(0,), metric=replace(made.metric, function=lambda x: x.sum(-1).sum(-1))
+    )
+    room = whole(first).pruned([0]).n_edges
+    assert 0 < room < first.graph.n_edges
+    finish(sufficiency(first, whole(first).pruned([0]), n_random=1))
+    with pytest.raises(CircuitError, match=f"at most the {room} edges on paths"):
+        finish(sufficiency(first, whole(first), n_random=1))
 
 
 @pytest.mark.parametrize("n_pos", [None, 4])
