@@ -55,7 +55,8 @@ class _Inputs(NamedTuple):
     cost: Float[Tensor, "probe n"]
     target: Float[Tensor, "probe n"]
     bags: tuple[Tensor, Tensor] | None
-    """0 ... n - 1 for each row, and where rows start, where sums are those of an embedding."""
+    """For each row the numbers of its site's inputs, and where rows start; where sums are those of
+    an embedding."""
 
 
 class _State(NamedTuple):
@@ -116,10 +117,12 @@ def few_passes(
         gap=torch.full_like(limit, torch.inf, dtype=torch.float64),
         steps=torch.full_like(limit, MOST, dtype=torch.int64),
     )
+    all_move = True
     for step in range(1, MOST + 1):
         last, curvature = _step(inputs, state, last)
         softest = torch.minimum(softest, curvature / state.decrement)
-        last = _Last(*(torch.where(end.active[..., None], part, 0) for part in last))
+        if not all_move:
+            last = _Last(*(torch.where(end.active[..., None], part, 0) for part in last))
         moved = state.variables + last.step, state.logits + last.change
         state = _arrived(inputs, *moved, solve)
         gap, limit = state.decrement * excess / (softest * 2), limit * SLOWEST
@@ -127,6 +130,7 @@ def few_passes(
         if bool((fast & (gap > end.objective * tolerance)).all()):
             continue
         end = _ended(end, _objective(inputs, state), gap, fast, tolerance, step)
+        all_move = bool(end.active.all())
         if not bool(end.active.any()):
             break
     return Solution(state.variables[:, :, None], end.objective, end.gap, end.steps)
@@ -141,12 +145,13 @@ def sampled_evenly(n: int, v: int, seed: int) -> Int[Tensor, " m"]:
 
 def _inputs(problem: Problem) -> _Inputs:
     x, n_probes = problem.x, len(problem.cost)
-    embed = len(x) == 1 and n_probes <= BAGS and x.dtype == torch.float32 and x.device.type == "cpu"
+    embed = n_probes <= BAGS and x.dtype == torch.float32 and x.device.type == "cpu"
     bags = None
     if embed:
         n = x.shape[1]
-        starts = torch.arange(0, n_probes * n, n, dtype=torch.int32)
-        bags = torch.arange(n, dtype=torch.int32).repeat(n_probes), starts
+        starts = torch.arange(0, len(x) * n_probes * n, n, dtype=torch.int32)
+        order = torch.arange(len(x) * n, dtype=torch.int32).view(len(x), 1, n)
+        bags = order.expand(-1, n_probes, -1).flatten(), starts
     return _Inputs(x, problem.cost, problem.classes.to(x), bags)
 
 
@@ -273,6 +278,6 @@ def _sums(rows: Float[Tensor, "site probe n"], inputs: _Inputs) -> Float[Tensor,
         return rows @ inputs.x
     order, starts = inputs.bags
     summed = torch.nn.functional.embedding_bag(
-        order, inputs.x[0], starts, mode="sum", per_sample_weights=rows.flatten()
+        order, inputs.x.flatten(0, 1), starts, mode="sum", per_sample_weights=rows.flatten()
     )
-    return summed[None]
+    return summed.view(*rows.shape[:2], -1)

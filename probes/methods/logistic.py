@@ -42,9 +42,10 @@ JOINT = 512
 Newton's method too: its Hessian holds the square of that."""
 CENTRE_ROWS = 256
 """Inputs whose mean is taken off activations, for the sake of rounding."""
-CACHE_BYTES, SAMPLE_BYTES = 2**23, 2**25
-"""Activations worked on at a time on a CPU: each step reads them twice, from its cache;
-and the same for samples, of which more sites share the cost of small operations."""
+CACHE_BYTES, SAMPLE_BYTES = 2**24, 2**25
+"""Activations worked on at a time by a thread of a CPU: each step reads them twice, from the cache
+that threads share, and sites share the cost of small operations, for which threads wait on each
+other; and the same for samples, of which more fit."""
 DEVICE_BYTES = 2**32
 """The same on other devices; and scores of inputs at a time, anywhere."""
 
