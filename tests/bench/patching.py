@@ -16,10 +16,7 @@ import json
 import os
 import platform
 import resource
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # before TransformerLens draws its bars
@@ -32,7 +29,8 @@ from circuits.method import methods
 from circuits.patching import sweep
 from circuits.problem import Problem
 from tests.bench.gpt2 import edge_name, gpt2
-from tests.bench.sweep_flop import sweep_flop
+from tests.bench.measuring import divided, spread, timed
+from tests.bench.sweep_arithmetic import arithmetic_seconds, forward_seconds, whole_passes
 from workbench.intervene import CPU_BUDGET, CUDA_BUDGET
 from workbench.metrics import Metric
 from workbench.model_config import ModelConfig, param_shapes
@@ -56,20 +54,6 @@ NETWORK = ModelConfig(
 SUBSET = 16
 """At batch 64 TransformerLens runs every 16th cell; a cell costs it the same wherever it lies."""
 EAP_PAIRS, EXACT_PAIRS = 256, 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Repeated measurements of one thing."""
-
-    median: float
-    low: float
-    high: float
-
-    def words(self, unit: str = "", digits: int = 1) -> str:
-        """`median unit (low-high)`."""
-        low, high = f"{self.low:.{digits}f}", f"{self.high:.{digits}f}"
-        return f"{self.median:.{digits}f}{unit} ({low}-{high})"
 
 
 def main() -> None:
@@ -105,11 +89,13 @@ def sweep_times(batch: int, device: torch.device, rounds: int, lens: bool) -> di
     finish(sweep(problem, "head", by=["position"]))
     peak = peak_bytes(device) - before
     theirs = lens_sweep(problem, 1 if batch == 1 else SUBSET) if lens else None
-    rows: dict[str, list[float]] = {"ours": [], "lens": [], "arithmetic": []}
+    rows: dict[str, list[float]] = {"ours": [], "lens": [], "arithmetic": [], "plain": []}
+    passes = cells * whole_passes(NETWORK)
     for _ in range(rounds):
         seconds, found = timed(lambda: finish(sweep(problem, "head", by=["position"])), device)
         rows["ours"].append(seconds)
         rows["arithmetic"].append(arithmetic_seconds(NETWORK, batch, device))
+        rows["plain"].append(passes * forward_seconds(NETWORK, batch, device))
         if theirs is not None:
             seconds, values = timed(theirs[0], device)
             rows["lens"].append(seconds * cells / len(theirs[1]))
@@ -119,6 +105,8 @@ def sweep_times(batch: int, device: torch.device, rounds: int, lens: bool) -> di
         "ours_ms": spread([x * 1e3 for x in rows["ours"]]),
         "arithmetic_ms": spread([x * 1e3 for x in rows["arithmetic"]]),
         "over_arithmetic": spread(divided(rows["ours"], rows["arithmetic"])),
+        "plain_arithmetic_ms": spread([x * 1e3 for x in rows["plain"]]),
+        "over_plain_arithmetic": spread(divided(rows["ours"], rows["plain"])),
         "budget_mib": (CUDA_BUDGET if device.type == "cuda" else CPU_BUDGET) / 2**20,
         "peak_mib": peak / 2**20,
     }
@@ -169,29 +157,6 @@ def lens_sweep(
         return torch.as_tensor(result)
 
     return run, cells
-
-
-def arithmetic_seconds(config: ModelConfig, batch: int, device: torch.device) -> float:
-    """Of these operations, each at the speed of a product of its shape with as many rows as a
-    chunk has, measured now."""
-    return sum(
-        flop / matmul_speed(shape, batch, device)
-        for shape, flop in sweep_flop(config, batch).items()
-    )
-
-
-def matmul_speed(shape: tuple[int, int], batch: int, device: torch.device) -> float:
-    """Floating-point operations per second of 4096 rows times a matrix."""
-    rows, (d_in, d_out) = 4096, shape
-    left, right = torch.randn(rows, d_in, device=device), torch.randn(d_in, d_out, device=device)
-    repeats = 10 if batch == 1 else 60
-
-    def run() -> None:
-        for _ in range(repeats):
-            torch.mm(left, right)
-
-    timed(lambda: torch.mm(left, right), device)
-    return 2 * rows * d_in * d_out * repeats / timed(run, device)[0]
 
 
 def attribution_times(device: torch.device, rounds: int, lens: bool) -> dict[str, Any]:
@@ -306,40 +271,11 @@ def random_params(config: ModelConfig) -> Params:
     return params
 
 
-def timed(step: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds of one call, and what it returned."""
-    synchronise(device)
-    start = time.perf_counter()
-    result = step()
-    synchronise(device)
-    return time.perf_counter() - start, result
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_bytes(device: torch.device) -> int:
     """The most memory held so far: of the device, or of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def divided(over: list[float], under: list[float]) -> list[float]:
-    """Ratios, round by round."""
-    return [a / b for a, b in zip(over, under, strict=True)]
-
-
-def spread(values: list[float]) -> Spread:
-    """Median and the range of the middle 80 %."""
-    ordered = sorted(values)
-    cut = len(ordered) // 10
-    return Spread(
-        median=statistics.median(ordered), low=ordered[cut], high=ordered[len(ordered) - 1 - cut]
-    )
 
 
 def tables(told: dict[str, Any]) -> str:
@@ -353,6 +289,8 @@ def tables(told: dict[str, Any]) -> str:
         lines.append(f"  ours             {row['ours_ms'].words(' ms')}")
         lines.append(f"  its arithmetic   {row['arithmetic_ms'].words(' ms')}")
         lines.append(f"  ours/arithmetic  {row['over_arithmetic'].words(digits=2)}")
+        lines.append(f"  plainly counted  {row['plain_arithmetic_ms'].words(' ms')}")
+        lines.append(f"  ours/plainly     {row['over_plain_arithmetic'].words(digits=2)}")
         lines.append(
             f"  peak memory      +{row['peak_mib']:.0f} MiB in all; budget of a chunk "
             f"{row['budget_mib']:.0f} MiB"

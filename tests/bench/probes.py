@@ -30,7 +30,7 @@ from probes.held_out import SquaredError, accuracy, squared_error
 from probes.method import LinearFitted, make_targets
 from probes.methods.logistic import Logistic
 from probes.methods.ridge import Ridge
-from tests.bench.patching import divided, spread, synchronise, timed
+from tests.bench.measuring import divided, spread, synchronise, timed
 
 P, WIDTH, HIDDEN = 113, 128, 256
 ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
