@@ -32,6 +32,7 @@ NOWHERE = {"server": "http://127.0.0.1:9", "bypass": "127.0.0.1,localhost"}
 """A proxy that is not there, for every address but this machine's: nothing leaves it."""
 HARMLESS = "404 (Not Found)"
 """Streamlit asks for its own paths below the page's first, and then at the root."""
+TWO_FRAMES = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
 STILL = """async ([idle, milliseconds]) => {
   const seen = () => document.querySelector(idle) && !document.querySelector('[data-stale="true"]')
     && ![...document.querySelectorAll('[aria-busy="true"]')].some((one) => one.offsetHeight)
@@ -145,6 +146,17 @@ def settled(tab: Any) -> Any:
     if not tab.evaluate(STILL, [IDLE, SECONDS * 1000]):
         raise TimeoutError(f"{urlsplit(tab.url).path} was still drawing after {SECONDS} s")
     return tab
+
+
+def click_at(tab: Any, x: float, y: float) -> None:
+    """Point at a place of a picture, wait until the picture shows it, and click.
+
+    A shape that is drawn anew while the button is down gets no click, and pointing redraws it.
+    """
+    tab.mouse.move(x, y)
+    tab.evaluate(TWO_FRAMES)
+    tab.wait_for_timeout(100)
+    tab.mouse.click(x, y)
 
 
 @contextmanager

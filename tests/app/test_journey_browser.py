@@ -7,7 +7,7 @@ from typing import Any
 from apps.web.view import ordered
 from circuits.analyses.patching import PatchingAnalysis, sweep_of
 from tests.app.app_folder import FULL
-from tests.app.browsing import RunningApp, settled
+from tests.app.browsing import RunningApp, click_at, settled
 from workbench.analysis import record_steps
 from workbench.progress import finish
 from workbench.run import list_runs, open_run
@@ -70,7 +70,7 @@ def click_strongest(tab: Any, run: Path) -> None:
     picture.scroll_into_view_if_needed()
     row = picture.get_by_text(f"0.{head}", exact=True).bounding_box()
     column = picture.get_by_text(re.compile(f"^{position} ")).bounding_box()
-    tab.mouse.click(column["x"] + column["width"] / 2, row["y"] + row["height"] / 2)
+    click_at(tab, column["x"] + column["width"] / 2, row["y"] + row["height"] / 2)
     tab.wait_for_url(re.compile("trace_cell="))
     settled(tab)
     tab.get_by_text(re.compile(f"[Hh]ead 0.{head} at position {position}")).first.wait_for()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.app.browsing import RunningApp, running, settled
+from tests.app.browsing import RunningApp, click_at, running, settled
 
 HERE = Path(__file__).parent
 QUIET = {
@@ -74,7 +74,7 @@ def click_cell(tab: Any, column: int, row: int) -> None:
     names = ["same", "same", "<img src=x onerror=alert(1)>{c}"]
     x, _ = centre(tab, "cell", names[column], names[:column].count(names[column]))
     _, y = centre(tab, "cell", f"r{row}")
-    tab.mouse.click(x, y)
+    click_at(tab, x, y)
 
 
 def test_a_cell_is_chosen_once_and_again_after_a_refresh(tab: Any) -> None:
@@ -126,7 +126,7 @@ def on_edge(tab: Any) -> tuple[float, float]:
 
 def test_nodes_and_edges_are_chosen_and_zoom_stays(tab: Any) -> None:
     x, y = centre(tab, "part", "embed")
-    tab.mouse.click(x, y)
+    click_at(tab, x, y)
     says(tab, "part 0")
     settled(tab)
     tab.mouse.move(x + 200, y - 100)
@@ -135,7 +135,7 @@ def test_nodes_and_edges_are_chosen_and_zoom_stays(tab: Any) -> None:
     tab.wait_for_timeout(1000)
     zoomed = centre(tab, "part", "embed")
     assert zoomed[0] != x
-    tab.mouse.click(*on_edge(tab))
+    click_at(tab, *on_edge(tab))
     says(tab, "part 4")  # after three nodes
     settled(tab)
     assert centre(tab, "part", "embed") == zoomed
@@ -146,7 +146,7 @@ def test_nodes_and_edges_are_chosen_and_zoom_stays(tab: Any) -> None:
 def test_a_map_of_a_gallery_draws_only_its_fragment(tab: Any) -> None:
     whole, part = times(tab, "page"), times(tab, "fragment")
     x, y = centre(tab, "map", "neuron 7")
-    tab.mouse.click(x, y + 60)
+    click_at(tab, x, y + 60)
     says(tab, "map 7")
     settled(tab)
     assert (times(tab, "page"), times(tab, "fragment")) == (whole, part + 1)

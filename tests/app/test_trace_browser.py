@@ -9,7 +9,7 @@ from circuits.circuit import circuit_of
 from circuits.graph import Graph
 from circuits.neuronpedia import to_neuronpedia
 from tests.app.app_folder import FULL
-from tests.app.browsing import IDLE, RunningApp, settled
+from tests.app.browsing import IDLE, RunningApp, click_at, settled
 from workbench.run import Run, open_run
 from workbench.session.schema import Marks
 
@@ -94,6 +94,6 @@ def click_node(tab: Any, name: str) -> None:
     place = None
     while place != (place := settled(tab) and node.bounding_box()):
         tab.wait_for_timeout(250)
-    tab.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    click_at(tab, place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
     tab.wait_for_url(re.compile("trace_part="))
     settled(tab)
