@@ -16,7 +16,7 @@ from typing import Any
 import jaxtyping
 from jaxtyping import _decorator
 
-ENOUGH = 10
+ENOUGH = 5
 """Calls of a function that are checked in one test."""
 
 checked: Counter[CodeType] = Counter()
