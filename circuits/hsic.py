@@ -14,7 +14,7 @@ Gretton et al. 2007; "shared": both the median distance between a number of one 
 the other, as in the code of Shi et al. 2024 (arXiv:2410.13032)."""
 
 ROUNDING = 1e-6
-"""Numbers nearer than this, relative to the largest, are equal."""
+"""Scores nearer than this, relative to the largest, are equal: circuits are summed in any order."""
 PERMUTED = 2**24
 """Numbers held at once while permutations are tried."""
 

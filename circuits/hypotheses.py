@@ -31,15 +31,13 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.faithfulness import measure_members
-from circuits.hsic import Width, permutation_test
+from circuits.hsic import ROUNDING, Width, permutation_test
 from circuits.problem import Problem
 from circuits.random_circuits import inflate, random_circuits, single_edges
 from workbench.errors import CircuitError
 from workbench.progress import Progress, finish
 
 SOURCE = "Shi et al. 2024, arXiv:2410.13032"
-ROUNDING = 1e-6
-"""Scores nearer than this, relative to the largest, are equal: circuits are summed in any order."""
 Distance = Literal["squared", "absolute"]
 """How far two circuits' scores are apart: the root of the mean squared difference over the pairs
 (it ranks circuits as the mean square does, and has the score's unit), or the mean absolute one.

@@ -52,6 +52,29 @@ def test_few_passes_reach_the_gap_they_claim(C: float) -> None:
         assert int(found.iterations) <= 10
 
 
+def test_sites_and_probes_together_end_where_each_does_alone() -> None:
+    """In float32, where sums of few probes are those of embeddings, one for each site and probe."""
+    x, targets = problem(2, n=3000, sites=3, labels=2)
+    centred = (x - x.mean(1, keepdim=True)).float()
+    made = Problem(
+        x=centred,
+        cost=torch.ones(2, 3000),
+        classes=targets.classes,
+        trained=torch.ones(2, 1, dtype=torch.bool),
+    )
+    sample = sampled_evenly(3000, x.shape[2] + 1, seed=0)
+    start = targets.classes.float().mean(1, keepdim=True).logit()
+    found = few_passes(made, sample, start, tolerance=1e-8)
+    arrived = found.gap.isfinite()
+    assert arrived[1:].all() and bool((found.gap[arrived] <= 1e-8 * found.objective[arrived]).all())
+    for site, label in arrived.nonzero().tolist():
+        alone = quickly(x[site], targets.classes[label], 1.0, 1e-10)
+        # A gap of 1e-8 of some thousands, where curvatures are some hundreds: weights within 1e-3.
+        torch.testing.assert_close(
+            found.variables[site, label].double(), alone.variables[0, 0], rtol=2e-3, atol=2e-3
+        )
+
+
 def test_few_passes_give_up_where_classes_are_told_apart() -> None:
     """And the probe is fitted all the same, beside one that is not told apart."""
     x, targets = problem(2, n=2000, sites=2, labels=1)
